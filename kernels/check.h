@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// Argument checks of operations: the message names op, argument, expected and actual.
+#pragma once
+
+#include <source_location>
+#include <string_view>
+
+#include "runtime/tensor.h"
+
+namespace rankwise::check {
+
+// Abort (RW_ASSERT): a wrong shape inside the program is our own mistake; user input was checked
+// where it was read.
+void shape(std::string_view op, std::string_view argument, const Tensor& actual,
+           const Shape& expected);
+void dtype(std::string_view op, std::string_view argument, const Tensor& actual, DType expected);
+void contiguous(std::string_view op, std::string_view argument, const Tensor& actual);
+// F32, contiguous and of this shape.
+void f32(std::string_view op, std::string_view argument, const Tensor& actual,
+         const Shape& expected);
+
+}  // namespace rankwise::check

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// Matrix products, with dense or 4-bit weights: the only place that knows a weight's quantisation.
+#pragma once
+
+#include "runtime/quantized_tensor.h"
+#include "runtime/stream.h"
+#include "runtime/tensor.h"
+
+namespace rankwise {
+
+struct MatmulParams {
+  bool transpose_a = false;
+  bool transpose_b = false;
+  float alpha = 1.0f;
+  float beta = 0.0f;  // 0: c is written without being read
+};
+
+// C = alpha * op(A) * op(B) + beta * C; op(A) (m, k), op(B) (k, n), C (m, n), all F32 (CPU).
+// Row-strided views are accepted for all three.
+void matmul(const Tensor& c, const Tensor& a, const Tensor& b, const MatmulParams& params,
+            Stream& stream);
+
+// Y = X * W^T + beta * Y; X (T, in), W (out, in), Y (T, out). W dense or NF4; NF4 is dequantised tile
+// by tile into scratch that stays in cache, never as a whole.
+void linear(const Tensor& y, const Tensor& x, const Weight& w, float beta, Stream& stream);
+
+// dX = dY * W + beta * dX; dY (T, out), dX (T, in).
+void linear_backward_input(const Tensor& dx, const Tensor& dy, const Weight& w, float beta,
+                           Stream& stream);
+
+// dW += dY^T * X; dense gradient (out, in) F32.
+void linear_backward_weight(const Tensor& dw, const Tensor& dy, const Tensor& x, Stream& stream);
+
+// Name of the CPU library that does the products ("oneDNN 2.6.3", "OpenBLAS").
+const char* cpu_matmul_library();
+
+}  // namespace rankwise

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// NF4 quantisation with optional double quantisation of the scales, bit-compatible with bitsandbytes.
+#pragma once
+
+#include <span>
+
+#include "runtime/arena.h"
+#include "runtime/quantized_tensor.h"
+#include "runtime/stream.h"
+
+namespace rankwise {
+
+inline constexpr int64_t kNf4Block = 64;
+
+// The 16 values and 15 decision thresholds (midpoints; a tie takes the lower code).
+std::span<const float, 16> nf4_values();
+std::span<const float, 15> nf4_thresholds();
+// The 256 sorted values of the signed 8-bit dynamic map: [0] -0.99296875, [127] 0, [255] 1.
+std::span<const float, 256> signed_dynamic_map();
+
+// Allocates codes and scales for a matrix of this shape in the arena under `purpose`.
+QuantizedTensor allocate_nf4(const Shape& shape, bool double_quant, DType source_dtype,
+                             Arena& arena, std::string_view purpose);
+
+// w (out, in) F32 -> out. Per block: scale = max |w|, v = w * (1 / scale), code by threshold search;
+// an all-zero block gets scale 0 and codes of 0.0. Double quantisation: offset = mean(scale) in fp32,
+// (scale - offset) coded in blocks of 256 with the signed dynamic map. Sets out.nested_offset.
+void quantize_nf4(QuantizedTensor& out, const Tensor& w, Stream& stream);
+
+// w (out, in) F32 = value[code] * scale, in fp32.
+void dequantize(const Tensor& w, const QuantizedTensor& q, Stream& stream);
+// Rows [begin, end) only: w (end - begin, in).
+void dequantize_rows(const Tensor& w, const QuantizedTensor& q, int64_t begin, int64_t end,
+                     Stream& stream);
+
+}  // namespace rankwise

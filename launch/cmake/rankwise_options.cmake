@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+# Language level, warnings, optimisation and sanitizer flags of every target.
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "Debug, Release, RelWithDebInfo" FORCE)
+endif()
+
+find_program(RANKWISE_CCACHE ccache)
+if(RANKWISE_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${RANKWISE_CCACHE})
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${RANKWISE_CCACHE})
+endif()
+
+add_library(rankwise_flags INTERFACE)
+target_compile_options(rankwise_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Werror=return-type>)
+target_include_directories(rankwise_flags INTERFACE ${PROJECT_SOURCE_DIR})
+if(RANKWISE_SANITIZE)
+  set(sanitizers -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
+  target_compile_options(rankwise_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:${sanitizers}>)
+  target_link_options(rankwise_flags INTERFACE ${sanitizers})
+  target_compile_definitions(rankwise_flags INTERFACE RANKWISE_SANITIZE=1)
+endif()

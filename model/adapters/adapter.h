@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// Adapter: changes the output and the gradient of one linear layer; exports itself under PEFT names.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model/forward_context.h"
+#include "parallel/gradient_reducer.h"
+#include "parallel/parameter.h"
+
+namespace rankwise {
+
+// Where an adapter sits: module path without ".weight", e.g. "model.layers.0.self_attn.q_proj".
+struct LinearSite {
+  std::string module;
+  int64_t in_features = 0;
+  int64_t out_features = 0;
+  ShardSpec weight_spec;  // placement of the base weight (out, in)
+};
+
+// What forward keeps for backward; each adapter derives its own and casts it back.
+struct AdapterSaved {
+  virtual ~AdapterSaved() = default;
+};
+
+class Adapter {
+ public:
+  virtual ~Adapter() = default;
+
+  // y (T, out) += the adapter's contribution for x (T, in).
+  virtual std::unique_ptr<AdapterSaved> forward(const Tensor& y, const Tensor& x,
+                                                ForwardContext& context) const = 0;
+  // Accumulates the gradients of the adapter's parameters and adds its part to dx (T, in); dx may be
+  // undefined (not wanted).
+  virtual void backward(const Tensor& dx, const Tensor& dy, const Tensor& x,
+                        const AdapterSaved& saved, ForwardContext& context) = 0;
+  // Parameters in the order backward finishes them.
+  virtual std::vector<Parameter*> parameters() = 0;
+  // w (out, in) F32 += the adapter's change of the weight.
+  virtual void merge_into(const Tensor& w, Stream& stream) const = 0;
+  virtual std::string method() const = 0;  // "lora"
+};
+
+}  // namespace rankwise

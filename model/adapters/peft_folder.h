@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// PEFT adapter folders: adapter_config.json and adapter_model.safetensors, read and written.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "model/adapters/adapter.h"
+#include "runtime/io/json.h"
+#include "runtime/named_tensor.h"
+
+namespace rankwise {
+
+// adapter_config.json as far as it decides what an adapter is; `source` keeps every key.
+struct PeftConfig {
+  std::string peft_type = "LORA";
+  std::string base_model_name_or_path;
+  int64_t r = 8;
+  double lora_alpha = 8.0;
+  double lora_dropout = 0.0;
+  bool use_rslora = false;
+  std::vector<std::string> target_modules;  // suffixes; or one regular expression
+  bool target_is_regex = false;
+  std::map<std::string, int64_t> rank_pattern;
+  std::map<std::string, double> alpha_pattern;
+  Json source;
+
+  // Rank and alpha of a module after patterns; the first matching key wins, as in PEFT.
+  int64_t rank_of(const std::string& module) const;
+  double alpha_of(const std::string& module) const;
+  bool targets(const std::string& module) const;
+};
+
+PeftConfig read_peft_config(const std::string& folder);
+
+// Copies the folder's tensors into the adapters. FormatError when a tensor fits no adapter, an adapter
+// gets none, or a shape differs (PEFT would stay silent about the first two).
+void load_peft_weights(const std::string& folder,
+                       const std::vector<std::pair<std::string, Adapter*>>& adapters);
+
+// Writes the folder PEFT would write (adapter_config.json keys sorted, indent 2; tensors under
+// "base_model.model."), reads it back and compares names, shapes and content; then renames it to
+// `folder`. Files in `extra` (tokenizer) are copied beside. DiskError leaves nothing under the name.
+void write_peft_folder(const std::string& folder, const PeftConfig& config,
+                       const std::vector<std::pair<std::string, Adapter*>>& adapters,
+                       const std::vector<std::pair<std::string, std::string>>& extra_files);
+
+}  // namespace rankwise

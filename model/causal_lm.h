@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// CausalLm: a decoder-only language model with hand-written backward and adapters at every linear.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "model/adapters/adapter.h"
+#include "model/forward_context.h"
+#include "model/model_config.h"
+#include "parallel/device_mesh.h"
+#include "parallel/gradient_reducer.h"
+#include "runtime/io/weight_source.h"
+
+namespace rankwise {
+
+enum class Recompute { kNone, kFull };
+
+// Decisions taken by `launch`; the model asks and obeys.
+struct ModelPlan {
+  // Adapter of a linear layer, or null. Unset: no adapters.
+  std::function<std::unique_ptr<Adapter>(const LinearSite&)> make_adapter;
+  // Whether a base tensor ("model.norm.weight") is trained in full. Unset: all frozen.
+  std::function<bool(const std::string& name)> is_trained;
+  bool quantize_nf4 = false;  // every linear of the blocks that is not trained in full
+  bool double_quant = true;
+  Recompute recompute = Recompute::kNone;
+  uint64_t seed = 42;         // adapter initialisation and dropout
+};
+
+class TransformerBlock;
+class KvCache;
+
+class CausalLm {
+ public:
+  // Reads and, when asked, quantises the weights ("weights" in the arena), makes adapters
+  // ("adapters"). FormatError names the missing or ill-shaped tensor.
+  CausalLm(const ModelConfig& config, const WeightSource& source, const ModelPlan& plan,
+           const DeviceMesh& mesh, Arena& arena, Stream& stream);
+  ~CausalLm();
+  CausalLm(const CausalLm&) = delete;
+  CausalLm& operator=(const CausalLm&) = delete;
+
+  const ModelConfig& config() const { return config_; }
+
+  // Runs the blocks over a packed micro-batch. `step` counts optimizer steps, for dropout.
+  ForwardContext forward(const MicroBatch& batch, bool training, uint64_t step, Stream& stream);
+  // Adds loss sum, target count and argmax hits to sums (3) F64; in training also leaves
+  // context.dhidden (gradient of the SUM of token losses) and accumulates the head's gradient. Works
+  // on chunks of tokens: the logits of a long batch never exist as a whole.
+  void loss(ForwardContext& context, const Tensor& sums, Stream& stream);
+  // Accumulates all gradients; tells the reducer as each parameter is done.
+  void backward(ForwardContext& context, GradientReducer& reducer, Stream& stream);
+  // Logits (n, V) of tokens [begin, end), in "activations".
+  Tensor logits(ForwardContext& context, int64_t begin, int64_t end, Stream& stream);
+
+  // Prefill or decode: appends `ids` to the cache, returns the logits (V) of the last one on the host.
+  std::vector<float> next_token_logits(std::span<const int32_t> ids, KvCache& cache,
+                                       Stream& stream);
+
+  std::vector<Parameter*> parameters();            // everything, model order
+  std::vector<Parameter*> trained_parameters();    // in the order backward finishes them
+  std::vector<std::pair<std::string, Adapter*>> adapters();  // module path, adapter; model order
+
+ private:
+  struct State;
+  ModelConfig config_;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace rankwise

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// ForwardContext: what one forward pass leaves for backward, and where its memory comes from.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "runtime/arena.h"
+#include "runtime/data/micro_batch.h"
+#include "runtime/stream.h"
+
+namespace rankwise {
+
+struct BlockSaved;  // typed slots of one transformer block, model/transformer_block.h
+
+// Activations come from the arena purpose "activations"; the caller opens the scope that frees them.
+// Movable; tensors inside are views into that scope.
+struct ForwardContext {
+  ForwardContext(Arena& arena, Stream& stream, bool training, uint64_t seed, uint64_t step);
+  ForwardContext(ForwardContext&&) noexcept;
+  ForwardContext& operator=(ForwardContext&&) noexcept;
+  ~ForwardContext();
+
+  Tensor allocate(DType dtype, const Shape& shape) {
+    return arena->allocate("activations", dtype, shape);
+  }
+
+  Arena* arena;
+  Stream* stream;
+  bool training;   // keep what backward needs; dropout is on
+  uint64_t seed;   // of dropout, with the step and the index of the first token in the global batch
+  uint64_t step;
+
+  int64_t tokens = 0;
+  Tensor ids;               // (T) I32
+  Tensor targets;           // (T) I32
+  Tensor document_offsets;  // (D + 1) I32
+  int64_t longest_document = 0;
+  Tensor rope_cos, rope_sin;  // (T, D/2)
+  std::vector<std::unique_ptr<BlockSaved>> blocks;
+  Tensor final_input;    // (T, C) output of the last block
+  Tensor final_inv_rms;  // (T)
+  Tensor hidden;         // (T, C) after the final norm
+  Tensor dhidden;        // (T, C) left by CausalLm::loss in training
+};
+
+}  // namespace rankwise

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// GradientReducer: owns the gradients, sums them over the data axis in buckets while backward runs.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "parallel/device_mesh.h"
+#include "parallel/parameter.h"
+#include "runtime/arena.h"
+
+namespace rankwise {
+
+// Gradients are sums over tokens; finish_step divides once by the global count of trained tokens, so
+// the loss is exact whatever the ranks, micro-batches and packing.
+class GradientReducer {
+ public:
+  // `parameters` in the order backward finishes them; sets Parameter::gradient to views of one flat
+  // buffer ("gradients" in the arena).
+  GradientReducer(std::span<Parameter* const> parameters, const DeviceMesh& mesh, Arena& arena,
+                  int64_t bucket_bytes = 25 << 20);
+  ~GradientReducer();
+
+  void begin_step(Stream& stream);  // zeroes gradients and the token count
+  // Before each backward pass; in the last one of a step full buckets leave at once.
+  void begin_micro_batch(int64_t trained_tokens, bool last);
+  // Backward will not touch this parameter's gradient again in this micro-batch.
+  void ready(const Parameter& parameter, Stream& stream);
+  // Waits for all buckets, divides by the global token count and returns it.
+  int64_t finish_step(Stream& stream);
+
+  int64_t wire_bytes() const { return wire_bytes_; }  // payload this rank reduced in the last step
+  std::span<Parameter* const> parameters() const { return parameters_; }
+  // All gradients as one flat F32 tensor, in parameter order (with alignment gaps that stay zero).
+  Tensor flat() const { return flat_; }
+
+ private:
+  struct Bucket;
+  std::vector<Parameter*> parameters_;
+  std::vector<Bucket> buckets_;
+  const DeviceMesh* mesh_;
+  Tensor flat_;
+  int64_t tokens_ = 0;
+  bool last_ = false;
+  int64_t wire_bytes_ = 0;
+};
+
+}  // namespace rankwise

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// MicroBatch: the tokens of one forward and backward pass, packed without padding.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "runtime/data/sample.h"
+
+namespace rankwise {
+
+// T tokens of D documents laid end to end. Attention never crosses a document; positions restart at
+// 0 in each; the target of a document's last token is kIgnoredLabel.
+struct MicroBatch {
+  std::vector<int32_t> input_ids;  // (T)
+  std::vector<int32_t> targets;    // (T), already shifted: targets[t] follows input_ids[t]
+  std::vector<int32_t> positions;  // (T)
+  std::vector<int32_t> document_offsets;  // (D + 1), first 0, last T
+  int64_t trained_tokens = 0;      // targets that are not ignored
+
+  int64_t tokens() const { return static_cast<int64_t>(input_ids.size()); }
+  int64_t longest_document() const;
+};
+
+// Appends one document (a whole sample).
+void append_document(MicroBatch& batch, const Sample& sample);
+
+}  // namespace rankwise

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// AtomicFile: a file that appears under its name complete and synced, or not at all.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace rankwise {
+
+// Writes go to "<path>.tmp-<pid>" in the same folder; commit() flushes, fsyncs, renames and fsyncs
+// the folder. Without commit() the destructor removes the temporary file. Every failure is a
+// DiskError naming path and errno; the file that stood under the name before is then untouched.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::string path);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  void write(std::span<const std::byte> bytes);
+  void write(std::string_view text);
+  void commit();
+
+  const std::string& temporary_path() const { return temporary_; }
+
+ private:
+  std::string path_;
+  std::string temporary_;
+  int descriptor_ = -1;
+};
+
+// One call for small files.
+void write_file_atomically(const std::string& path, std::string_view content);
+// Whole file; FormatError when it cannot be read or exceeds max_bytes.
+std::string read_file(const std::string& path, int64_t max_bytes = 1'000'000'000);
+// fsync of a folder, after renames inside it.
+void sync_folder(const std::string& folder);
+// Joins folder and a file name found inside a file; FormatError when the result leaves the folder
+// (absolute, "..", NUL, backslash, a link out of it).
+std::string path_inside(const std::string& folder, std::string_view name, std::string_view source);
+
+}  // namespace rankwise

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// safetensors files: a reader with every rule of the format, and an atomic writer.
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "runtime/named_tensor.h"
+
+namespace rankwise {
+
+struct SafetensorsEntry {
+  std::string name;
+  DType dtype = DType::kF32;
+  Shape shape;
+  uint64_t begin = 0;  // bytes, relative to the data buffer
+  uint64_t end = 0;
+};
+
+// Memory-maps a file and validates its header completely before anything else: length, UTF-8, JSON,
+// duplicate names, no hole, no overlap, sizes, nothing behind the last tensor. All errors are
+// FormatError naming the file and, where there is one, the tensor.
+class SafetensorsFile {
+ public:
+  explicit SafetensorsFile(const std::string& path);
+  ~SafetensorsFile();
+  SafetensorsFile(const SafetensorsFile&) = delete;
+  SafetensorsFile& operator=(const SafetensorsFile&) = delete;
+
+  const std::string& path() const { return path_; }
+  std::span<const SafetensorsEntry> entries() const { return entries_; }  // in file order
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  const SafetensorsEntry* find(std::string_view name) const;  // null when absent
+  const SafetensorsEntry& at(std::string_view name) const;    // FormatError when absent
+
+  // Raw little-endian bytes inside the mapping; not aligned beyond 8.
+  std::span<const std::byte> bytes(const SafetensorsEntry& entry) const;
+  // Copies into out, converting F16, BF16, F64 and integers to out's dtype (F32, or I32/I64 for
+  // integers). out.numel() must equal the entry's.
+  void read(const SafetensorsEntry& entry, const Tensor& out) const;
+  // The same for items [begin, end) of dimension 0.
+  void read_rows(const SafetensorsEntry& entry, int64_t begin, int64_t end, const Tensor& out) const;
+
+ private:
+  std::string path_;
+  std::span<const std::byte> file_;
+  size_t data_begin_ = 0;
+  std::vector<SafetensorsEntry> entries_;
+  std::map<std::string, size_t, std::less<>> index_;
+  std::map<std::string, std::string> metadata_;
+};
+
+// Tensors must be contiguous and on the CPU. Writes in the reference order (dtype descending, then name), with {"format": "pt"} unless other
+// metadata is given; temporary file, fsync, rename. Byte-identical to the reference writer.
+void write_safetensors(const std::string& path, std::vector<NamedTensor> tensors,
+                       const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
+
+}  // namespace rankwise

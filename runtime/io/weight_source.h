@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// WeightSource: named model weights, read whole or by slice, from an HF folder or a quantised store.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "runtime/arena.h"
+#include "runtime/quantized_tensor.h"
+
+namespace rankwise {
+
+class WeightSource {
+ public:
+  virtual ~WeightSource() = default;
+
+  virtual std::vector<std::string> names() const = 0;
+  virtual bool contains(std::string_view name) const = 0;
+  // FormatError naming the tensor and the folder when absent.
+  virtual Shape shape(std::string_view name) const = 0;
+  virtual DType dtype(std::string_view name) const = 0;
+  // Converts to out's dtype. FormatError when shapes differ.
+  virtual void read(std::string_view name, const Tensor& out) const = 0;
+  virtual void read_rows(std::string_view name, int64_t begin, int64_t end,
+                         const Tensor& out) const = 0;
+  // The stored codes and scales, in tensors of `arena` under `purpose`; nullopt when this source
+  // holds the tensor dense.
+  virtual std::optional<QuantizedTensor> read_quantized(std::string_view name, Arena& arena,
+                                                        std::string_view purpose) const = 0;
+  virtual std::string description() const = 0;  // path, for messages
+};
+
+// path: an HF folder (model.safetensors, or model.safetensors.index.json with its shards; shard
+// names that leave the folder are refused) or an HDF5 store written by `rankwise quantize`.
+std::unique_ptr<WeightSource> open_weights(const std::string& path);
+
+}  // namespace rankwise
