@@ -5,6 +5,7 @@
 #include <source_location>
 #include <string_view>
 
+#include "runtime/quantized_tensor.h"
 #include "runtime/tensor.h"
 
 namespace rankwise::check {
@@ -18,5 +19,7 @@ void contiguous(std::string_view op, std::string_view argument, const Tensor& ac
 // F32, contiguous and of this shape.
 void f32(std::string_view op, std::string_view argument, const Tensor& actual,
          const Shape& expected);
+// Rank 2, and codes and scales have the types and sizes that shape and block size demand.
+void nf4(std::string_view op, const QuantizedTensor& actual);
 
 }  // namespace rankwise::check

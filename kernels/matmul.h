@@ -20,8 +20,8 @@ struct MatmulParams {
 void matmul(const Tensor& c, const Tensor& a, const Tensor& b, const MatmulParams& params,
             Stream& stream);
 
-// Y = X * W^T + beta * Y; X (T, in), W (out, in), Y (T, out). W dense or NF4; NF4 is dequantised tile
-// by tile into scratch that stays in cache, never as a whole.
+// Y = X * W^T + beta * Y; X (T, in), W (out, in), Y (T, out). W dense or NF4; NF4 is dequantised
+// tile by tile into scratch that stays in cache, never as a whole.
 void linear(const Tensor& y, const Tensor& x, const Weight& w, float beta, Stream& stream);
 
 // dX = dY * W + beta * dX; dY (T, out), dX (T, in).

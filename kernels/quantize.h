@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// NF4 quantisation with optional double quantisation of the scales, bit-compatible with bitsandbytes.
+// NF4 quantisation with optional double quantisation of the scales, bit-compatible with
+// bitsandbytes.
 #pragma once
 
 #include <span>
@@ -22,9 +23,10 @@ std::span<const float, 256> signed_dynamic_map();
 QuantizedTensor allocate_nf4(const Shape& shape, bool double_quant, DType source_dtype,
                              Arena& arena, std::string_view purpose);
 
-// w (out, in) F32 -> out. Per block: scale = max |w|, v = w * (1 / scale), code by threshold search;
-// an all-zero block gets scale 0 and codes of 0.0. Double quantisation: offset = mean(scale) in fp32,
-// (scale - offset) coded in blocks of 256 with the signed dynamic map. Sets out.nested_offset.
+// w (out, in) F32 -> out. Per block: scale = max |w|, v = w * (1 / scale), code by threshold
+// search; an all-zero block gets scale 0 and codes of 0.0. Double quantisation: offset =
+// mean(scale) in fp32, (scale - offset) coded in blocks of 256 with the signed dynamic map. Sets
+// out.nested_offset.
 void quantize_nf4(QuantizedTensor& out, const Tensor& w, Stream& stream);
 
 // w (out, in) F32 = value[code] * scale, in fp32.

@@ -1,2 +1,184 @@
 // SPDX-License-Identifier: Apache-2.0
-int main() { return 0; }
+// Command line to verb to exit code, and the one place where errors are reported.
+#include <fmt/format.h>
+#include <omp.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <iostream>
+#include <new>
+#include <ostream>
+#include <thread>
+
+#include "launch/config/nearest_name.h"
+#include "launch/verbs/verb.h"
+#include "launch/version.h"
+#include "parallel/mpi_runtime.h"
+#include "runtime/errors.h"
+
+namespace rankwise {
+
+namespace {
+
+struct Failure {
+  ExitCode code = ExitCode::kInternal;
+  std::string message;
+};
+
+// The exception being handled, as what the user is told.
+Failure current_failure() {
+  try {
+    throw;
+  } catch (const Error& error) {
+    return {error.exit_code(), error.what()};
+  } catch (const std::bad_alloc&) {
+    return {ExitCode::kOutOfMemory, "out of host memory"};
+  } catch (const std::exception& error) {
+    return {ExitCode::kInternal, fmt::format("internal error: {}", error.what())};
+  } catch (...) {
+    return {ExitCode::kInternal, "internal error: unknown exception"};
+  }
+}
+
+void report(const Failure& failure, std::string_view prefix) {
+  // One write, so that lines of several ranks do not mix.
+  const std::string line = fmt::format("rankwise: error: {}{}\n", prefix, failure.message);
+  std::cout.flush();
+  std::cerr << line << std::flush;
+}
+
+// Before MPI is up, several ranks can be told apart only by what their launcher says.
+bool is_first_rank() {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}) {
+    if (const char* rank = std::getenv(name)) return std::string_view(rank) == "0";
+  }
+  return true;
+}
+
+// One rank's failure makes the others' collectives fail too. Only the cause shall be printed: the
+// rank that prints ends the job, so ranks that merely notice wait for that, and of several ranks
+// that find the same fault on their own the first one speaks.
+void let_the_cause_speak_first(const Failure& failure, int rank) {
+  using std::chrono::milliseconds;
+  const bool is_echo = failure.code == ExitCode::kCommunication;
+  const milliseconds wait(is_echo ? 2000 : rank == 0 ? 0 : 500);
+  std::this_thread::sleep_for(wait);
+}
+
+// Every rank is one thread unless OMP_NUM_THREADS says otherwise: launchers place one rank per core.
+// Alone, OpenMP's own default (all cores) holds.
+void choose_thread_count(int ranks) {
+  if (ranks > 1 && std::getenv("OMP_NUM_THREADS") == nullptr) omp_set_num_threads(1);
+}
+
+void flush_output() {
+  if (!std::cout.flush()) throw DiskError("standard output: cannot write");
+}
+
+int run_verb(Verb& verb, int* argc, char*** argv) {
+  MpiRuntime mpi(argc, argv);
+  Communicator& world = mpi.world();
+  choose_thread_count(world.size());
+  std::ostream silent(nullptr);
+  VerbContext context = {.world = world,
+                         .local_rank = mpi.local_rank(),
+                         .local_size = mpi.local_size(),
+                         .host = mpi.host(),
+                         .out = world.rank() == 0 ? std::cout : silent};
+  if (world.size() == 1) {
+    const int code = verb.run(context);
+    flush_output();
+    return code;
+  }
+  // Caught here, while MPI is still up: ending the others needs it.
+  try {
+    const int code = verb.run(context);
+    flush_output();
+    return code;
+  } catch (...) {
+    const Failure failure = current_failure();
+    let_the_cause_speak_first(failure, world.rank());
+    report(failure, fmt::format("rank {} on {}: ", world.rank(), context.host));
+    world.abort(static_cast<int>(failure.code));
+  }
+}
+
+struct CommandLine {
+  CLI::App app{"rankwise fine-tunes large language models on many ranks.", "rankwise"};
+  bool version = false;
+  std::vector<std::unique_ptr<Verb>> verbs = make_verbs();
+  std::vector<CLI::App*> subcommands;
+
+  CommandLine() {
+    app.add_flag("--version", version, "print version, commit, backends and library versions");
+    app.set_help_flag("-h,--help", "print this help, or after a verb the help of the verb");
+    app.require_subcommand(0, 1);
+    app.footer("`rankwise <verb> --help` explains a verb.");
+    for (const auto& verb : verbs) {
+      CLI::App* subcommand = app.add_subcommand(verb->name(), verb->help());
+      verb->add_options(*subcommand);
+      subcommands.push_back(subcommand);
+    }
+  }
+
+  Verb* chosen() const {
+    for (size_t i = 0; i < verbs.size(); ++i) {
+      if (subcommands[i]->parsed()) return verbs[i].get();
+    }
+    return nullptr;
+  }
+};
+
+void refuse_unknown_verb(const CommandLine& line, std::string_view word) {
+  std::vector<std::string> names;
+  for (const auto& verb : line.verbs) names.push_back(verb->name());
+  if (word.starts_with("-") || std::find(names.begin(), names.end(), word) != names.end()) return;
+  const std::string nearest = nearest_name(word, names);
+  throw ConfigError(fmt::format(
+      "'{}' is no verb; {}", word,
+      nearest.empty() ? "`rankwise --help` lists them" : fmt::format("did you mean '{}'?", nearest)));
+}
+
+int parse_and_run(int argc, char** argv) {
+  CommandLine line;
+  if (argc > 1) refuse_unknown_verb(line, argv[1]);
+  try {
+    line.app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    if (is_first_rank()) std::cout << line.app.help();
+    flush_output();
+    return static_cast<int>(ExitCode::kDone);
+  } catch (const CLI::ParseError& error) {
+    throw ConfigError(fmt::format("{} (see `rankwise --help`)", error.what()));
+  }
+  if (line.version) {
+    if (is_first_rank()) std::cout << version_text();
+    flush_output();
+    return static_cast<int>(ExitCode::kDone);
+  }
+  Verb* verb = line.chosen();
+  if (verb == nullptr) {
+    if (is_first_rank()) std::cerr << line.app.help();
+    return static_cast<int>(ExitCode::kConfig);
+  }
+  return run_verb(*verb, &argc, &argv);
+}
+
+}  // namespace
+}  // namespace rankwise
+
+// Returns a code of docs/exit_codes.md. A failure is one line on stderr, "rankwise: error: ...", with
+// rank and host when there are several ranks; then all ranks end.
+int main(int argc, char** argv) {
+  try {
+    return rankwise::parse_and_run(argc, argv);
+  } catch (...) {
+    const rankwise::Failure failure = rankwise::current_failure();
+    // What is wrong with a command line is the same on all ranks.
+    const bool same_everywhere = failure.code == rankwise::ExitCode::kConfig;
+    if (!same_everywhere || rankwise::is_first_rank()) rankwise::report(failure, "");
+    return static_cast<int>(failure.code);
+  }
+}

@@ -15,7 +15,7 @@ struct GenerateOptions {
   double temperature = 0.0;  // 0: greedy
   double top_p = 1.0;
   uint64_t seed = 42;
-  std::vector<int32_t> stop_ids;  // generation ends after one of these (it is not returned)
+  std::vector<int32_t> stop_ids = {};  // generation ends after one of these (it is not returned)
 };
 
 // New ids after `prompt` (at least one id). Sampled token i is a pure function of (seed, i, logits).

@@ -2,8 +2,11 @@
 // Hugging Face model folders: writing weights and config; weights that exist only as a seed.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "model/model_config.h"
@@ -12,13 +15,21 @@
 
 namespace rankwise {
 
-// config.json, model.safetensors (or 5 GB shards with an index) and extra files (name, content), into
+inline constexpr int64_t kMaxShardBytes = 5'000'000'000;  // as huggingface_hub
+
+// config.json, model.safetensors (or shards with an index) and extra files (name, content), into
 // a temporary folder that is renamed to `folder` when complete; an existing folder is replaced only
-// when it is empty or `overwrite`. DiskError leaves nothing half-written under the name.
+// when it is empty or `overwrite`. Keys of the source's config.json are kept. DiskError leaves nothing
+// half-written under the name.
 void write_hf_folder(const std::string& folder, const ModelConfig& config,
                      const std::vector<NamedTensor>& tensors,
                      const std::vector<std::pair<std::string, std::string>>& extra_files,
-                     bool overwrite = false);
+                     bool overwrite = false, int64_t max_shard_bytes = kMaxShardBytes);
+
+// Indices of the tensors of each shard: in order, a new shard where the limit would be exceeded; a
+// larger tensor has one of its own.
+std::vector<std::vector<size_t>> split_into_shards(std::span<const int64_t> tensor_bytes,
+                                                   int64_t max_shard_bytes);
 
 // Names and shapes of every tensor of a model, in HF order; no head when tied.
 std::vector<std::pair<std::string, Shape>> weight_shapes(const ModelConfig& config);

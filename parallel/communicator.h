@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/stream.h"
@@ -16,15 +17,18 @@ namespace rankwise {
 
 enum class ReduceOp { kSum, kMax, kMin };
 
-// A collective under way; wait() must be called exactly once.
+// A collective under way; wait() must be called exactly once. The tensor belongs to the collective
+// until then.
 class PendingCollective {
  public:
   virtual ~PendingCollective() = default;
   virtual void wait() = 0;
+  // Lets the library move data: without a progress thread MPI does so only inside its own calls.
+  virtual void progress() {}
 };
 
-// Collectives are called by all ranks in the same order. `operation` names the call in errors and in
-// the hang report ("gradient bucket 3"). All are bit-identical on every rank. Failures are
+// Collectives are called by all ranks in the same order. `operation` names the call in errors and
+// in the hang report ("gradient bucket 3"). All are bit-identical on every rank. Failures are
 // CommunicationError with operation, rank and host.
 class Communicator {
  public:
@@ -59,8 +63,8 @@ class Communicator {
 // One rank; every collective is a no-op.
 std::unique_ptr<Communicator> make_single_communicator();
 
-// Runs body(rank's communicator) on `size` threads and joins them; the first exception of any rank is
-// thrown again, and the other ranks' collectives then fail instead of hanging. For tests.
+// Runs body(rank's communicator) on `size` threads and joins them; the first exception of any rank
+// is thrown again, and the other ranks' collectives then fail instead of hanging. For tests.
 void run_ranks_as_threads(int size, const std::function<void(Communicator&)>& body);
 
 // Sum over ranks of host numbers, for metrics and counters.

@@ -8,8 +8,8 @@
 
 namespace rankwise {
 
-// world rank = data_rank * tensor_size + tensor_rank: the tensor axis stays within a host as long as
-// its size allows.
+// world rank = data_rank * tensor_size + tensor_rank: the tensor axis stays within a host as long
+// as its size allows.
 class DeviceMesh {
  public:
   // ConfigError when the world size is no multiple of tensor_size. `world` must outlive the mesh.

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// GradientReducer: owns the gradients, sums them over the data axis in buckets while backward runs.
+// GradientReducer: owns the gradients, sums them over the ranks in buckets while backward runs.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
 #include "parallel/device_mesh.h"
@@ -13,8 +14,11 @@
 
 namespace rankwise {
 
-// Gradients are sums over tokens; finish_step divides once by the global count of trained tokens, so
-// the loss is exact whatever the ranks, micro-batches and packing.
+// Gradients are sums over tokens; finish_step divides once by the global count of trained tokens,
+// so the loss is exact whatever the ranks, micro-batches and packing. A replicated parameter is
+// summed over the world, because each tensor rank holds the gradient of the slice it used; a
+// sharded one over the data axis. Buckets leave in the order of `parameters` on every rank,
+// whatever the order of ready(), since collectives must match.
 class GradientReducer {
  public:
   // `parameters` in the order backward finishes them; sets Parameter::gradient to views of one flat
@@ -38,12 +42,21 @@ class GradientReducer {
 
  private:
   struct Bucket;
+  void start_full_buckets(Stream& stream);
+  void start(Bucket& bucket, Stream& stream);
+  void check_all_ready() const;
+
   std::vector<Parameter*> parameters_;
+  std::unordered_map<const Parameter*, size_t> index_;  // into parameters_, bucket_of_, ready_
+  std::vector<size_t> bucket_of_;
+  std::vector<bool> ready_;  // in this micro-batch
   std::vector<Bucket> buckets_;
+  size_t next_bucket_ = 0;  // the first that has not left in this step
   const DeviceMesh* mesh_;
   Tensor flat_;
   int64_t tokens_ = 0;
-  bool last_ = false;
+  bool in_step_ = false;
+  bool last_ = false;  // the micro-batch under way is the step's last
   int64_t wire_bytes_ = 0;
 };
 

@@ -11,8 +11,8 @@ namespace rankwise {
 
 enum class ParameterRole { kLinear, kBias, kNorm, kEmbedding, kHead, kLoraA, kLoraB };
 
-// `name` is the Hugging Face tensor name for weights of the model ("model.norm.weight") and the PEFT
-// name without the "base_model.model." prefix for adapters
+// `name` is the Hugging Face tensor name for weights of the model ("model.norm.weight") and the
+// PEFT name without the "base_model.model." prefix for adapters
 // ("model.layers.0.self_attn.q_proj.lora_A.weight").
 struct Parameter {
   std::string name;

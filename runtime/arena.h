@@ -13,9 +13,9 @@
 
 namespace rankwise {
 
-// Bump allocation per purpose ("weights", "adapters", "gradients", "optimizer", "activations", ...).
-// In measuring mode nothing is reserved and tensors carry a null address, but sizes, alignment and
-// peaks are those of a real run: planned bytes equal reserved bytes.
+// Bump allocation per purpose ("weights", "adapters", "gradients", "optimizer", "activations",
+// ...). In measuring mode nothing is reserved and tensors carry a null address, but sizes,
+// alignment and peaks are those of a real run: planned bytes equal reserved bytes.
 class Arena {
  public:
   enum class Mode { kReserve, kMeasure };
@@ -27,8 +27,8 @@ class Arena {
     int64_t peak_bytes = 0;
   };
 
-  // Frees, when it ends, everything its purpose allocated since it began. Scopes of one purpose nest
-  // and must end in reverse order (checked).
+  // Frees, when it ends, everything its purpose allocated since it began. Scopes of one purpose
+  // nest and must end in reverse order (checked).
   class Scope {
    public:
     Scope(Scope&& other) noexcept;
@@ -67,6 +67,7 @@ class Arena {
   struct Pool;
   Pool& pool(std::string_view purpose);
   void release(const std::string& purpose, int64_t mark);
+  OutOfMemoryError out_of_memory(std::string_view purpose, int64_t bytes) const;
 
   Device device_;
   Mode mode_;

@@ -74,6 +74,10 @@ class DiskError : public Error {
   explicit DiskError(const std::string& message) : Error(ExitCode::kDisk, message) {}
 };
 
+// Text from a file or a user, for a message: in single quotes, control characters escaped, long
+// text cut, so that the message stays one line.
+std::string quote(std::string_view text);
+
 namespace detail {
 [[noreturn]] void assertion_failed(const char* condition, const char* file, int line,
                                    const std::string& values);
@@ -83,10 +87,10 @@ namespace detail {
 
 // Our own mistakes only (never user input): prints condition, place and values, then aborts.
 // RW_ASSERT(a == b, "a {} b {}", a, b)
-#define RW_ASSERT(condition, ...)                                                    \
-  do {                                                                               \
-    if (!(condition)) {                                                              \
-      ::rankwise::detail::assertion_failed(#condition, __FILE__, __LINE__,           \
-                                           ::fmt::format("" __VA_ARGS__));           \
-    }                                                                                \
+#define RW_ASSERT(condition, ...)                                          \
+  do {                                                                     \
+    if (!(condition)) {                                                    \
+      ::rankwise::detail::assertion_failed(#condition, __FILE__, __LINE__, \
+                                           ::fmt::format("" __VA_ARGS__)); \
+    }                                                                      \
   } while (false)

@@ -27,7 +27,11 @@ class Rng {
   // A permutation of 0..count-1 (Fisher-Yates over this stream).
   std::vector<uint32_t> permutation(uint32_t count) const;
 
-  // The Philox round function itself, for kernels that draw in place: (key, counter) -> 4 words.
+  // For kernels that draw in place: bits(i) is word i % 4 of
+  // philox(key(), {low word of i / 4, high word of i / 4, step()[0], step()[1]}).
+  std::array<uint32_t, 2> key() const { return key_; }
+  std::array<uint32_t, 2> step() const { return step_; }
+  // The Philox round function itself: (key, counter) -> 4 words.
   static std::array<uint32_t, 4> philox(std::array<uint32_t, 2> key,
                                         std::array<uint32_t, 4> counter);
 

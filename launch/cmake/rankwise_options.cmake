@@ -22,6 +22,8 @@ target_compile_options(rankwise_flags INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Werror=return-type>)
 target_include_directories(rankwise_flags INTERFACE ${PROJECT_SOURCE_DIR})
 if(RANKWISE_SANITIZE)
+  # -O1: sanitized kernels at -O0 are too slow for the whole suite; -g1: line numbers, small objects.
+  set(CMAKE_CXX_FLAGS_DEBUG "-O1 -g1")
   set(sanitizers -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
   target_compile_options(rankwise_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:${sanitizers}>)
   target_link_options(rankwise_flags INTERFACE ${sanitizers})

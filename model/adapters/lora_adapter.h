@@ -30,10 +30,12 @@ class LoraAdapter : public Adapter {
   const LoraOptions& options() const { return options_; }
 
  private:
+  bool drops(const ForwardContext& context) const;
+  void apply_dropout(const Tensor& y, const Tensor& x, ForwardContext& context) const;
+
   LinearSite site_;
   LoraOptions options_;
   float scale_;
-  uint64_t seed_;
   Parameter a_, b_;
 };
 

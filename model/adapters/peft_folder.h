@@ -2,8 +2,9 @@
 // PEFT adapter folders: adapter_config.json and adapter_model.safetensors, read and written.
 #pragma once
 
-#include <map>
+#include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "model/adapters/adapter.h"
@@ -11,6 +12,10 @@
 #include "runtime/named_tensor.h"
 
 namespace rankwise {
+
+// In the order of the file, which decides between patterns that match the same module.
+template <class T>
+using PatternTable = nlohmann::ordered_map<std::string, T>;
 
 // adapter_config.json as far as it decides what an adapter is; `source` keeps every key.
 struct PeftConfig {
@@ -21,9 +26,11 @@ struct PeftConfig {
   double lora_dropout = 0.0;
   bool use_rslora = false;
   std::vector<std::string> target_modules;  // suffixes; or one regular expression
-  bool target_is_regex = false;
-  std::map<std::string, int64_t> rank_pattern;
-  std::map<std::string, double> alpha_pattern;
+  bool target_is_regex = false;              // "all-linear": every linear layer
+  std::vector<std::string> exclude_modules;  // as target_modules; these win
+  bool exclude_is_regex = false;
+  PatternTable<int64_t> rank_pattern;
+  PatternTable<double> alpha_pattern;
   Json source;
 
   // Rank and alpha of a module after patterns; the first matching key wins, as in PEFT.
@@ -32,7 +39,11 @@ struct PeftConfig {
   bool targets(const std::string& module) const;
 };
 
+// FormatError names file and key; a variant of LoRA that would be computed wrongly is refused by name.
 PeftConfig read_peft_config(const std::string& folder);
+PeftConfig parse_peft_config(const Json& json, const std::string& source);
+// adapter_config.json as PEFT 0.21 writes it: all its keys, sorted, indent 2, no final newline.
+std::string peft_config_text(const PeftConfig& config);
 
 // Copies the folder's tensors into the adapters. FormatError when a tensor fits no adapter, an adapter
 // gets none, or a shape differs (PEFT would stay silent about the first two).
@@ -40,8 +51,9 @@ void load_peft_weights(const std::string& folder,
                        const std::vector<std::pair<std::string, Adapter*>>& adapters);
 
 // Writes the folder PEFT would write (adapter_config.json keys sorted, indent 2; tensors under
-// "base_model.model."), reads it back and compares names, shapes and content; then renames it to
-// `folder`. Files in `extra` (tokenizer) are copied beside. DiskError leaves nothing under the name.
+// "base_model.model."), reads it back and compares names, shapes, content and the ranks that the
+// config gives; then renames it to `folder`. Files in `extra` (tokenizer) are copied beside. Replaces
+// an adapter folder, never another one. DiskError leaves what stood under the name.
 void write_peft_folder(const std::string& folder, const PeftConfig& config,
                        const std::vector<std::pair<std::string, Adapter*>>& adapters,
                        const std::vector<std::pair<std::string, std::string>>& extra_files);

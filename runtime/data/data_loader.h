@@ -8,6 +8,7 @@
 
 #include "runtime/data/dataset.h"
 #include "runtime/data/micro_batch.h"
+#include "runtime/data/pack_rows.h"
 
 namespace rankwise {
 
@@ -19,39 +20,39 @@ struct LoaderOptions {
   int64_t global_batch = 8;  // rows (samples, or packed rows of at most seq_len tokens) per step
   int64_t micro_batch = 1;   // rows per forward pass of one shard
   int shard_index = 0;
-  int shard_count = 1;       // global_batch must be a multiple of micro_batch * shard_count
+  int shard_count = 1;  // global_batch must be a multiple of micro_batch * shard_count
 };
 
-// The rows of step s are a pure function of (seed, samples, options without shard), the same for
-// every shard count: shard i takes rows [i * per_shard, (i + 1) * per_shard) of each global batch.
-// Row order within an epoch is a function of (seed, epoch). A global batch may run across the end of
-// an epoch into the next. ConfigError when ranks do not divide the batch.
+// Rows are made once: packed from the samples in an order drawn from the seed (file order without
+// shuffle), or one sample each without packing. Every epoch visits every row once, in an order that
+// is a function of (seed, epoch) (always the same without shuffle); a global batch may run across
+// the end of an epoch into the next. The rows of step s are therefore a pure function of (seed,
+// samples, options without shard), the same for every shard count: shard i takes rows
+// [i * per_shard, (i + 1) * per_shard) of each global batch, with
+// per_shard = global_batch / shard_count.
 class DataLoader {
  public:
+  // ConfigError when the shards and micro-batches do not divide the global batch; DataError when
+  // there is no row.
   DataLoader(std::shared_ptr<const Dataset> dataset, const LoaderOptions& options);
-  ~DataLoader();
 
   // The micro-batches of this shard for the step at position(), then position() + 1.
   std::vector<MicroBatch> next_step();
   int64_t position() const { return position_; }  // steps taken
   void seek(int64_t position) { position_ = position; }
-  int64_t rows_per_epoch() const;  // of epoch 0; packed rows when packing
-  double epochs_at(int64_t position) const;  // fraction of epochs consumed
+  int64_t rows_per_epoch() const { return static_cast<int64_t>(rows_.size()); }
+  double epochs_at(int64_t position) const;  // epochs consumed, with fraction
 
  private:
-  struct EpochRows;
-  const EpochRows& epoch(int64_t index);
+  // The sample indices of row `index`, counted through all epochs.
+  const std::vector<uint32_t>& row_at(int64_t index);
 
   std::shared_ptr<const Dataset> dataset_;
   LoaderOptions options_;
+  SampleRows rows_;
   int64_t position_ = 0;
-  int64_t rows_in_first_epoch_ = 0;
-  std::unique_ptr<EpochRows> cache_[2];
+  int64_t epoch_ = -1;                 // whose order is kept
+  std::vector<uint32_t> epoch_order_;  // of rows_; empty without shuffle
 };
-
-// First-fit-decreasing in windows of the given order: rows of sample indices whose lengths add up to
-// at most seq_len. Deterministic; every index exactly once.
-std::vector<std::vector<uint32_t>> pack_rows(const std::vector<uint32_t>& order,
-                                             const std::vector<Sample>& samples, int64_t seq_len);
 
 }  // namespace rankwise

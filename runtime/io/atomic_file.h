@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
@@ -29,16 +30,22 @@ class AtomicFile {
   std::string path_;
   std::string temporary_;
   int descriptor_ = -1;
+  bool committed_ = false;
 };
 
 // One call for small files.
 void write_file_atomically(const std::string& path, std::string_view content);
 // Whole file; FormatError when it cannot be read or exceeds max_bytes.
 std::string read_file(const std::string& path, int64_t max_bytes = 1'000'000'000);
+// The name AtomicFile writes under, for writers that cannot write through it (HDF5).
+std::string temporary_name(const std::string& path);
+// For those writers: fsyncs the closed temporary file, renames it, fsyncs the folder. DiskError.
+void publish_file(const std::string& temporary, const std::string& path);
 // fsync of a folder, after renames inside it.
 void sync_folder(const std::string& folder);
-// Joins folder and a file name found inside a file; FormatError when the result leaves the folder
-// (absolute, "..", NUL, backslash, a link out of it).
+// Joins folder and a file name found inside the file `source`; FormatError when the result leaves
+// the folder (absolute, "..", NUL, backslash, a link out of it). The one link out that is accepted
+// is that of the Hugging Face cache, from snapshots/<revision>/ to the blobs/ beside snapshots/.
 std::string path_inside(const std::string& folder, std::string_view name, std::string_view source);
 
 }  // namespace rankwise

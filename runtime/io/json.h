@@ -17,7 +17,8 @@ struct JsonLimits {
   int max_depth = 64;
 };
 
-// `source` (a file name, or "file:row") begins every message. Throws FormatError with byte position.
+// `source` (a file name, or "file:row") begins every message. Throws FormatError with byte
+// position.
 Json parse_json(std::string_view text, std::string_view source, const JsonLimits& limits = {});
 Json read_json_file(const std::string& path, const JsonLimits& limits = {});
 

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/io/regular_file.h"
 #include "runtime/named_tensor.h"
 
 namespace rankwise {
@@ -28,9 +29,6 @@ struct SafetensorsEntry {
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::string& path);
-  ~SafetensorsFile();
-  SafetensorsFile(const SafetensorsFile&) = delete;
-  SafetensorsFile& operator=(const SafetensorsFile&) = delete;
 
   const std::string& path() const { return path_; }
   std::span<const SafetensorsEntry> entries() const { return entries_; }  // in file order
@@ -38,25 +36,29 @@ class SafetensorsFile {
   const SafetensorsEntry* find(std::string_view name) const;  // null when absent
   const SafetensorsEntry& at(std::string_view name) const;    // FormatError when absent
 
-  // Raw little-endian bytes inside the mapping; not aligned beyond 8.
+  // Raw little-endian bytes inside the mapping. Writers align the data to 8 bytes, but a valid file
+  // need not be: do not cast without looking.
   std::span<const std::byte> bytes(const SafetensorsEntry& entry) const;
   // Copies into out, converting F16, BF16, F64 and integers to out's dtype (F32, or I32/I64 for
-  // integers). out.numel() must equal the entry's.
+  // integers). out.numel() must equal the entry's (FormatError). With a null address (measuring
+  // mode) only the checks are done.
   void read(const SafetensorsEntry& entry, const Tensor& out) const;
   // The same for items [begin, end) of dimension 0.
-  void read_rows(const SafetensorsEntry& entry, int64_t begin, int64_t end, const Tensor& out) const;
+  void read_rows(const SafetensorsEntry& entry, int64_t begin, int64_t end,
+                 const Tensor& out) const;
 
  private:
   std::string path_;
-  std::span<const std::byte> file_;
+  MappedFile file_;
   size_t data_begin_ = 0;
   std::vector<SafetensorsEntry> entries_;
   std::map<std::string, size_t, std::less<>> index_;
   std::map<std::string, std::string> metadata_;
 };
 
-// Tensors must be contiguous and on the CPU. Writes in the reference order (dtype descending, then name), with {"format": "pt"} unless other
-// metadata is given; temporary file, fsync, rename. Byte-identical to the reference writer.
+// Tensors must be contiguous, on the CPU and differ in name. Writes in the reference order (dtype
+// descending, then name), with {"format": "pt"} unless other metadata is given; temporary file,
+// fsync, rename. Byte-identical to the reference writer.
 void write_safetensors(const std::string& path, std::vector<NamedTensor> tensors,
                        const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// WeightSource: named model weights, read whole or by slice, from an HF folder or a quantised store.
+// WeightSource: named model weights, read whole or by slice, from an HF folder or a quantised
+// store.
 #pragma once
 
 #include <memory>
@@ -22,7 +23,8 @@ class WeightSource {
   // FormatError naming the tensor and the folder when absent.
   virtual Shape shape(std::string_view name) const = 0;
   virtual DType dtype(std::string_view name) const = 0;
-  // Converts to out's dtype. FormatError when shapes differ.
+  // Converts to out's dtype. FormatError when shapes differ. With a null address (measuring mode)
+  // only the checks are done.
   virtual void read(std::string_view name, const Tensor& out) const = 0;
   virtual void read_rows(std::string_view name, int64_t begin, int64_t end,
                          const Tensor& out) const = 0;

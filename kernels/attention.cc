@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/attention.h"
+
+#include <string_view>
+
+#include "kernels/check.h"
+#include "kernels/cpu/attention.h"
+#include "kernels/dispatch.h"
+
+namespace rankwise {
+namespace {
+
+void check_inputs(std::string_view op, const AttentionInputs& in) {
+  RW_ASSERT(in.q.rank() == 3 && in.k.rank() == 3, "{}: q is {}, k is {}", op,
+            to_string(in.q.shape()), to_string(in.k.shape()));
+  const int64_t kv_heads = in.k.dim(1);
+  RW_ASSERT(kv_heads > 0 && in.q.dim(1) % kv_heads == 0, "{}: {} query heads, {} kv heads", op,
+            in.q.dim(1), kv_heads);
+  check::f32(op, "q", in.q, in.q.shape());
+  check::f32(op, "k", in.k, {in.k.dim(0), kv_heads, in.q.dim(2)});
+  check::f32(op, "v", in.v, in.k.shape());
+  check::dtype(op, "query_offsets", in.query_offsets, DType::kI32);
+  check::contiguous(op, "query_offsets", in.query_offsets);
+  check::dtype(op, "key_offsets", in.key_offsets, DType::kI32);
+  check::contiguous(op, "key_offsets", in.key_offsets);
+  check::shape(op, "key_offsets", in.key_offsets, in.query_offsets.shape());
+  RW_ASSERT(in.query_offsets.numel() >= 1, "{}: query_offsets is empty", op);
+}
+
+}  // namespace
+
+void attention(const Tensor& y, const Tensor& log_sum_exp, const Tensor& q, const Tensor& k,
+               const Tensor& v, const Tensor& query_offsets, const Tensor& key_offsets,
+               const AttentionParams& params, Stream& stream) {
+  const AttentionInputs inputs{q, k, v, query_offsets, key_offsets, params};
+  check_inputs("attention", inputs);
+  check::f32("attention", "y", y, q.shape());
+  if (log_sum_exp.defined()) {
+    check::f32("attention", "log_sum_exp", log_sum_exp, {q.dim(1), q.dim(0)});
+  }
+  require_cpu(stream);
+  if (stream.measuring()) return;
+  cpu::attention(y, log_sum_exp, inputs, stream);
+}
+
+void attention_backward(const Tensor& dq, const Tensor& dk, const Tensor& dv, const Tensor& dy,
+                        const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& y,
+                        const Tensor& log_sum_exp, const Tensor& query_offsets,
+                        const Tensor& key_offsets, const AttentionParams& params, Stream& stream) {
+  const AttentionInputs inputs{q, k, v, query_offsets, key_offsets, params};
+  check_inputs("attention_backward", inputs);
+  check::f32("attention_backward", "dq", dq, q.shape());
+  check::f32("attention_backward", "dk", dk, k.shape());
+  check::f32("attention_backward", "dv", dv, k.shape());
+  check::f32("attention_backward", "dy", dy, q.shape());
+  check::f32("attention_backward", "y", y, q.shape());
+  check::f32("attention_backward", "log_sum_exp", log_sum_exp, {q.dim(1), q.dim(0)});
+  require_cpu(stream);
+  if (stream.measuring()) return;
+  cpu::attention_backward({dq, dk, dv}, {dy, y, log_sum_exp}, inputs, stream);
+}
+
+}  // namespace rankwise

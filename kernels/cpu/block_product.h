@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products of small packed blocks that lie in cache, for operations whose blocks are too small to pay
+// for a BLAS call.
+#pragma once
+
+#include <cstdint>
+
+namespace rankwise::cpu {
+
+// A vector register of floats, and how many rows of the output one register tile holds.
+#ifdef __AVX512F__
+inline constexpr int64_t kLanes = 16;
+inline constexpr int64_t kRowTile = 8;
+#else
+inline constexpr int64_t kLanes = 8;
+inline constexpr int64_t kRowTile = 4;
+#endif
+
+// a(i, p) = data[i * row_stride + p * column_stride].
+struct LeftBlock {
+  const float* data;
+  int64_t row_stride;
+  int64_t column_stride;
+};
+
+// b(p, j) = data[j / kLanes * vector_stride + p * row_stride + j % kLanes]; vectors are aligned.
+struct RightBlock {
+  const float* data;
+  int64_t vector_stride;
+  int64_t row_stride;
+};
+
+// c(i, j) = data[i * row_stride + j]; rows are aligned to vectors.
+struct OutputBlock {
+  float* data;
+  int64_t row_stride;
+};
+
+// m is a multiple of kRowTile, n of kLanes; k is free.
+struct BlockExtent {
+  int64_t m;
+  int64_t n;
+  int64_t k;
+};
+
+void multiply(OutputBlock c, LeftBlock a, RightBlock b, BlockExtent extent);      // C = A B
+void multiply_add(OutputBlock c, LeftBlock a, RightBlock b, BlockExtent extent);  // C += A B
+
+constexpr int64_t round_down(int64_t value, int64_t multiple) { return value / multiple * multiple; }
+constexpr int64_t round_up(int64_t value, int64_t multiple) {
+  return round_down(value + multiple - 1, multiple);
+}
+
+}  // namespace rankwise::cpu

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cpu/embedding.h"
+
+#include <algorithm>
+
+#include "kernels/cpu/work_split.h"
+
+namespace rankwise::cpu {
+
+void embedding(const Tensor& y, const Tensor& ids, const Tensor& table) {
+  const int64_t tokens = ids.numel();
+  const int64_t width = table.dim(1);
+#pragma omp parallel for schedule(static) if (tokens * width >= kParallelElements)
+  for (int64_t t = 0; t < tokens; ++t) {
+    const int64_t id = ids.data<int32_t>()[t];
+    RW_ASSERT(id >= 0 && id < table.dim(0), "embedding: id {} of {}", id, table.dim(0));
+    std::copy_n(table.data<float>() + id * width, width, y.data<float>() + t * width);
+  }
+}
+
+void embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& ids) {
+  const int64_t tokens = ids.numel();
+  const int64_t width = dtable.dim(1);
+  // Threads share the columns, not the tokens: a row named twice is summed in token order.
+  const FixedChunks columns(width, 64);
+#pragma omp parallel for schedule(static) if (tokens * width >= kParallelElements)
+  for (int64_t chunk = 0; chunk < columns.count; ++chunk) {
+    for (int64_t t = 0; t < tokens; ++t) {
+      const int64_t id = ids.data<int32_t>()[t];
+      RW_ASSERT(id >= 0 && id < dtable.dim(0), "embedding_backward: id {} of {}", id,
+                dtable.dim(0));
+      float* row = dtable.data<float>() + id * width;
+      const float* gradient = dy.data<float>() + t * width;
+#pragma omp simd
+      for (int64_t c = columns.begin(chunk); c < columns.end(chunk); ++c) row[c] += gradient[c];
+    }
+  }
+}
+
+}  // namespace rankwise::cpu

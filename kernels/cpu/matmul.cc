@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cpu/matmul.h"
+
+#include <algorithm>
+#include <string>
+
+#include "kernels/cpu/quantize.h"
+
+#if RANKWISE_HAS_ONEDNN
+#include <oneapi/dnnl/dnnl.h>
+#else
+#include <cblas.h>
+#include <omp.h>
+#endif
+
+namespace rankwise::cpu {
+namespace {
+
+#if RANKWISE_HAS_ONEDNN
+
+void library_gemm(float* c, int64_t c_stride, const GemmOperand& a, const GemmOperand& b,
+                  const GemmShape& shape, float alpha, float beta) {
+  const dnnl_status_t status =
+      dnnl_sgemm(a.transposed ? 'T' : 'N', b.transposed ? 'T' : 'N', shape.m, shape.n, shape.k,
+                 alpha, a.data, a.stride, b.data, b.stride, beta, c, c_stride);
+  RW_ASSERT(status == dnnl_success, "dnnl_sgemm status {} for ({}, {}, {})",
+            static_cast<int>(status), shape.m, shape.n, shape.k);
+}
+
+#else
+
+void library_gemm(float* c, int64_t c_stride, const GemmOperand& a, const GemmOperand& b,
+                  const GemmShape& shape, float alpha, float beta) {
+  // The pthread flavour starts one thread per core whatever OpenMP was told: ranks would fight.
+  static const bool threads_set = (openblas_set_num_threads(omp_get_max_threads()), true);
+  static_cast<void>(threads_set);
+  const auto narrow = [](int64_t value) { return static_cast<blasint>(value); };
+  cblas_sgemm(CblasRowMajor, a.transposed ? CblasTrans : CblasNoTrans,
+              b.transposed ? CblasTrans : CblasNoTrans, narrow(shape.m), narrow(shape.n),
+              narrow(shape.k), alpha, a.data, narrow(a.stride), b.data, narrow(b.stride), beta, c,
+              narrow(c_stride));
+}
+
+#endif
+
+void scale_rows(float* c, int64_t c_stride, const GemmShape& shape, float beta) {
+  for (int64_t i = 0; i < shape.m; ++i) {
+    float* row = c + i * c_stride;
+    for (int64_t j = 0; j < shape.n; ++j) row[j] = beta == 0.0f ? 0.0f : beta * row[j];
+  }
+}
+
+// Rows of W decoded at a time. Fewer make the GEMM repack X too often (forward) and pass over dX
+// too often (backward); more leave the cache. A constant, so that forward and recomputed forward
+// agree bit for bit.
+constexpr int64_t kTileRows = 256;
+
+float* tile_scratch(const QuantizedTensor& w, Stream& stream) {
+  const int64_t elements = std::min(kTileRows, w.shape.dim(0)) * w.shape.dim(1);
+  return static_cast<float*>(stream.scratch(static_cast<size_t>(elements) * sizeof(float)));
+}
+
+}  // namespace
+
+void gemm(float* c, int64_t c_stride, const GemmOperand& a, const GemmOperand& b,
+          const GemmShape& shape, float alpha, float beta) {
+  if (shape.m == 0 || shape.n == 0) return;
+  if (shape.k == 0) return scale_rows(c, c_stride, shape, beta);
+  library_gemm(c, c_stride, a, b, shape, alpha, beta);
+}
+
+void matmul(const Tensor& c, const Tensor& a, const Tensor& b, const MatmulParams& params) {
+  const GemmShape shape = {c.dim(0), c.dim(1), a.dim(params.transpose_a ? 0 : 1)};
+  gemm(c.data<float>(), c.row_stride(), {a.data<float>(), a.row_stride(), params.transpose_a},
+       {b.data<float>(), b.row_stride(), params.transpose_b}, shape, params.alpha, params.beta);
+}
+
+void linear_nf4(const Tensor& y, const Tensor& x, const QuantizedTensor& w, float beta,
+                Stream& stream) {
+  const int64_t out = w.shape.dim(0);
+  const int64_t in = w.shape.dim(1);
+  float* tile = tile_scratch(w, stream);  // (kTileRows, in)
+  for (int64_t begin = 0; begin < out; begin += kTileRows) {
+    const int64_t end = std::min(begin + kTileRows, out);
+    dequantize_rows(tile, w, begin, end);
+    gemm(y.data<float>() + begin, y.row_stride(), {x.data<float>(), x.row_stride()},
+         {tile, in, true}, {x.dim(0), end - begin, in}, 1.0f, beta);
+  }
+}
+
+void linear_nf4_backward_input(const Tensor& dx, const Tensor& dy, const QuantizedTensor& w,
+                               float beta, Stream& stream) {
+  const int64_t out = w.shape.dim(0);
+  const int64_t in = w.shape.dim(1);
+  float* tile = tile_scratch(w, stream);  // (kTileRows, in)
+  for (int64_t begin = 0; begin < out; begin += kTileRows) {
+    const int64_t end = std::min(begin + kTileRows, out);
+    dequantize_rows(tile, w, begin, end);
+    gemm(dx.data<float>(), dx.row_stride(), {dy.data<float>() + begin, dy.row_stride()}, {tile, in},
+         {dy.dim(0), in, end - begin}, 1.0f, begin == 0 ? beta : 1.0f);
+  }
+}
+
+const char* matmul_library() {
+#if RANKWISE_HAS_ONEDNN
+  static const std::string name = [] {
+    const dnnl_version_t* version = dnnl_version();
+    return fmt::format("oneDNN {}.{}.{}", version->major, version->minor, version->patch);
+  }();
+  return name.c_str();
+#else
+  return "OpenBLAS";
+#endif
+}
+
+}  // namespace rankwise::cpu

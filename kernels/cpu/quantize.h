@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+// CPU NF4 quantisation and its inverse.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/quantize.h"
+
+namespace rankwise::cpu {
+
+void quantize_nf4(QuantizedTensor& out, const Tensor& w, Stream& stream);
+
+// w (end - begin, in) = rows [begin, end) of q.
+void dequantize_rows(float* w, const QuantizedTensor& q, int64_t begin, int64_t end);
+
+}  // namespace rankwise::cpu

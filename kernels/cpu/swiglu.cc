@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cpu/swiglu.h"
+
+#include "kernels/cpu/vector_math.h"
+#include "kernels/cpu/work_split.h"
+
+namespace rankwise::cpu {
+
+void swiglu(const Tensor& y, const Tensor& gate, const Tensor& up) {
+  const int64_t count = gate.numel();
+  const float* g = gate.data<float>();
+  const float* u = up.data<float>();
+  float* out = y.data<float>();
+#pragma omp parallel for simd schedule(static) if (parallel : count >= kParallelElements)
+  for (int64_t i = 0; i < count; ++i) out[i] = g[i] * vector_sigmoid(g[i]) * u[i];
+}
+
+void swiglu_backward(const Tensor& dgate, const Tensor& dup, const Tensor& dy, const Tensor& gate,
+                     const Tensor& up) {
+  const int64_t count = gate.numel();
+  const float* g = gate.data<float>();
+  const float* u = up.data<float>();
+  const float* d = dy.data<float>();
+  float* out_gate = dgate.data<float>();
+  float* out_up = dup.data<float>();
+  // Every element is read before its place is written: the outputs may be the inputs.
+#pragma omp parallel for simd schedule(static) if (parallel : count >= kParallelElements)
+  for (int64_t i = 0; i < count; ++i) {
+    const float x = g[i];
+    const float sigmoid = vector_sigmoid(x);
+    const float from_up = d[i] * u[i];
+    const float from_gate = d[i] * x;
+    // silu'(x) = sigmoid + x * sigmoid * (1 - sigmoid)
+    out_gate[i] = from_up * sigmoid * (1.0f + x * (1.0f - sigmoid));
+    out_up[i] = from_gate * sigmoid;
+  }
+}
+
+}  // namespace rankwise::cpu

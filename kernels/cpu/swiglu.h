@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+// CPU backend of SwiGLU.
+#pragma once
+
+#include "runtime/tensor.h"
+
+namespace rankwise::cpu {
+
+void swiglu(const Tensor& y, const Tensor& gate, const Tensor& up);
+void swiglu_backward(const Tensor& dgate, const Tensor& dup, const Tensor& dy, const Tensor& gate,
+                     const Tensor& up);
+
+}  // namespace rankwise::cpu

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// Element functions that the compiler turns into vector code when they stand in a loop.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <limits>
+
+namespace rankwise::cpu {
+
+// e^x to 1 ulp or so. 0 below the smallest normal result, infinity above the largest; NaN stays NaN.
+// x = n ln 2 + r with |r| <= ln 2 / 2; e^r is a minimax polynomial, 2^n is added to the exponent.
+inline float vector_exp(float x) {
+  constexpr float kLowest = -87.33654f;
+  constexpr float kHighest = 88.72283f;
+  constexpr float kLog2E = 1.44269504f;
+  constexpr float kLn2High = 0.693359375f;  // few bits: n * kLn2High is exact
+  constexpr float kLn2Low = -2.12194440e-4f;
+  // Adding 1.5 * 2^23 rounds to the nearest integer, which then stands in the low bits.
+  constexpr float kRound = 12582912.0f;
+
+  const float shifted = x * kLog2E + kRound;
+  const float n = shifted - kRound;
+  const float r = (x - n * kLn2High) - n * kLn2Low;
+  float polynomial = 0.0013814540579915047f;
+  polynomial = polynomial * r + 0.00836874544620514f;
+  polynomial = polynomial * r + 0.04166838899254799f;
+  polynomial = polynomial * r + 0.1666652113199234f;
+  polynomial = polynomial * r + 0.4999999403953552f;
+  polynomial = polynomial * r + 1.0f;
+  polynomial = polynomial * r + 1.0f;
+  // The shift leaves n in the exponent field and drops the constant.
+  const uint32_t bits = std::bit_cast<uint32_t>(polynomial) + (std::bit_cast<uint32_t>(shifted) << 23);
+  const float result = std::bit_cast<float>(bits);
+  const float not_above = x > kHighest ? std::numeric_limits<float>::infinity() : result;
+  return x < kLowest ? 0.0f : not_above;
+}
+
+// 1 / (1 + e^-x).
+inline float vector_sigmoid(float x) { return 1.0f / (1.0f + vector_exp(-x)); }
+
+// Largest of x[0, count), count >= 1; NaN is passed over. Several maxima run side by side because the
+// compiler may not reorder one.
+template <int64_t kSide = 32>
+inline float vector_max(const float* x, int64_t count) {
+  float side[kSide];
+  for (float& value : side) value = x[0];
+  int64_t i = 0;
+  for (; i + kSide <= count; i += kSide) {
+    for (int64_t lane = 0; lane < kSide; ++lane) {
+      side[lane] = x[i + lane] > side[lane] ? x[i + lane] : side[lane];
+    }
+  }
+  float largest = side[0];
+  for (const float value : side) largest = value > largest ? value : largest;
+  for (; i < count; ++i) largest = x[i] > largest ? x[i] : largest;
+  return largest;
+}
+
+}  // namespace rankwise::cpu

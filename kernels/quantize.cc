@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/quantize.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "kernels/check.h"
+#include "kernels/cpu/quantize.h"
+#include "kernels/dispatch.h"
+
+namespace rankwise {
+namespace {
+
+// Quantiles of the standard normal scaled to [-1, 1] (QLoRA paper, appendix E); the reference table
+// differs from its own formula in the last bits, so the table itself is the definition.
+constexpr std::array<float, 16> kNf4Values = {
+    -1.0f,
+    -0.6961928009986877f,
+    -0.5250730514526367f,
+    -0.39491748809814453f,
+    -0.28444138169288635f,
+    -0.18477343022823334f,
+    -0.09105003625154495f,
+    0.0f,
+    0.07958029955625534f,
+    0.16093020141124725f,
+    0.24611230194568634f,
+    0.33791524171829224f,
+    0.44070982933044434f,
+    0.5626170039176941f,
+    0.7229568362236023f,
+    1.0f,
+};
+
+constexpr std::array<float, 15> kNf4Thresholds = {
+    -0.8480964004993439f,  -0.6106329262256622f,  -0.4599952697753906f,   -0.33967943489551544f,
+    -0.23460740596055984f, -0.13791173323988914f, -0.045525018125772476f, 0.03979014977812767f,
+    0.1202552504837513f,   0.2035212516784668f,   0.2920137718319893f,    0.3893125355243683f,
+    0.5016634166240692f,   0.6427869200706482f,   0.8614784178118011f,
+};
+
+// For each decade 10^(i-6), i = 0..6: the 2^i midpoints of equal intervals of [0.1, 1], both signs;
+// then 0 and +1 (there is no -1). Dettmers, "8-bit approximations for parallelism in deep
+// learning".
+std::array<float, 256> build_signed_dynamic_map() {
+  std::array<float, 256> map;
+  size_t count = 0;
+  for (int i = 0; i <= 6; ++i) {
+    const double decade = std::pow(10.0, i - 6);
+    const int intervals = 1 << i;
+    for (int k = 0; k < intervals; ++k) {
+      const double value = decade * (0.1 + 0.9 * (2 * k + 1) / (2.0 * intervals));
+      map[count++] = static_cast<float>(value);
+      map[count++] = static_cast<float>(-value);
+    }
+  }
+  map[count++] = 0.0f;
+  map[count++] = 1.0f;
+  RW_ASSERT(count == map.size(), "{}", count);
+  std::sort(map.begin(), map.end());
+  return map;
+}
+
+}  // namespace
+
+std::span<const float, 16> nf4_values() { return kNf4Values; }
+
+std::span<const float, 15> nf4_thresholds() { return kNf4Thresholds; }
+
+std::span<const float, 256> signed_dynamic_map() {
+  static const std::array<float, 256> map = build_signed_dynamic_map();
+  return map;
+}
+
+QuantizedTensor allocate_nf4(const Shape& shape, bool double_quant, DType source_dtype,
+                             Arena& arena, std::string_view purpose) {
+  QuantizedTensor out;
+  out.shape = shape;
+  out.block_size = kNf4Block;
+  out.source_dtype = source_dtype;
+  const int64_t blocks = out.blocks();
+  out.codes = arena.allocate(purpose, DType::kU8, {(shape.numel() + 1) / 2});
+  out.absmax = arena.allocate(purpose, double_quant ? DType::kU8 : DType::kF32, {blocks});
+  if (double_quant) {
+    const int64_t groups =
+        (blocks + QuantizedTensor::kNestedBlock - 1) / QuantizedTensor::kNestedBlock;
+    out.nested_absmax = arena.allocate(purpose, DType::kF32, {groups});
+    out.nested_map = arena.allocate(purpose, DType::kF32, {256});
+  }
+  return out;
+}
+
+void quantize_nf4(QuantizedTensor& out, const Tensor& w, Stream& stream) {
+  check::nf4("quantize_nf4", out);
+  check::f32("quantize_nf4", "w", w, out.shape);
+  if (stream.measuring()) return;
+  require_cpu(stream);
+  cpu::quantize_nf4(out, w, stream);
+}
+
+void dequantize(const Tensor& w, const QuantizedTensor& q, Stream& stream) {
+  dequantize_rows(w, q, 0, q.shape.dim(0), stream);
+}
+
+void dequantize_rows(const Tensor& w, const QuantizedTensor& q, int64_t begin, int64_t end,
+                     Stream& stream) {
+  check::nf4("dequantize_rows", q);
+  RW_ASSERT(0 <= begin && begin <= end && end <= q.shape.dim(0), "rows [{}, {}) of {}", begin, end,
+            to_string(q.shape));
+  check::f32("dequantize_rows", "w", w, {end - begin, q.shape.dim(1)});
+  if (stream.measuring()) return;
+  require_cpu(stream);
+  cpu::dequantize_rows(w.data<float>(), q, begin, end);
+}
+
+}  // namespace rankwise

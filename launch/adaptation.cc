@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "launch/adaptation.h"
+
+#include <algorithm>
+#include <set>
+
+#include "model/adapters/lora_adapter.h"
+#include "model/hf_folder.h"
+
+namespace rankwise {
+namespace {
+
+std::string module_of(const std::string& parameter) {
+  return parameter.substr(0, parameter.rfind('.'));
+}
+
+std::string last_component(const std::string& module) {
+  return module.substr(module.rfind('.') + 1);
+}
+
+// Linear layers are the matrices inside numbered blocks.
+ModuleKind kind_of(const std::string& module, const Shape& shape) {
+  const bool in_block = module.find(".layers.") != std::string::npos;
+  return in_block && shape.rank() == 2 ? ModuleKind::kBlockLinear : ModuleKind::kOther;
+}
+
+LoraOptions lora_options(const AdaptRule& rule, const std::optional<PeftConfig>& start,
+                         const std::string& module) {
+  LoraOptions options;
+  options.rank = start ? start->rank_of(module) : rule.rank;
+  options.alpha = start ? start->alpha_of(module) : rule.alpha;
+  options.rslora = start ? start->use_rslora : rule.rslora;
+  options.dropout = static_cast<float>(rule.dropout);
+  return options;
+}
+
+std::string joined(const std::vector<std::string>& patterns) {
+  return fmt::format("[{}]", fmt::join(patterns, ", "));
+}
+
+// The first rule that is not about adapters in the sense PEFT folders can hold both ways.
+void check_one_rslora_setting(const std::vector<AdaptRule>& rules) {
+  std::optional<bool> rslora;
+  for (const AdaptRule& rule : rules) {
+    if (rule.method != AdaptMethod::kLora || rule.from) continue;
+    if (rslora && *rslora != rule.rslora) {
+      throw ConfigError("adapt: lora rules with and without rslora cannot share one PEFT folder");
+    }
+    rslora = rule.rslora;
+  }
+}
+
+}  // namespace
+
+Adaptation::Adaptation(const TrainConfig& config, const ModelConfig& model) : config_(&config) {
+  check_one_rslora_setting(config.adapt);
+  for (const AdaptRule& rule : config.adapt) {
+    rules_.push_back({&rule, {}});
+    if (rule.from) rules_.back().start = read_peft_config(*rule.from);
+  }
+  std::vector<bool> used(rules_.size(), false);
+  for (const auto& [name, shape] : weight_shapes(model)) {
+    const std::string module = module_of(name);
+    const ModuleKind kind = kind_of(module, shape);
+    for (size_t i = 0; i < rules_.size(); ++i) {
+      const AdaptRule& rule = *rules_[i].options;
+      if (!matches(rule, module, kind)) continue;
+      const bool lora = rule.method == AdaptMethod::kLora;
+      if (lora && kind == ModuleKind::kOther && shape.rank() == 2) {
+        throw ConfigError(fmt::format(
+            "adapt.{}.match: {} matches '{}'; lora applies to the linear layers of blocks only", i,
+            joined(rule.match), module));
+      }
+      if (lora && kind == ModuleKind::kOther) continue;  // a glob may sweep over norms
+      used[i] = true;
+      rule_of_module_.try_emplace(module, i);
+      has_adapters_ = has_adapters_ || lora;
+      if (rule.method == AdaptMethod::kFull) trains_weights_ = true;
+      break;
+    }
+  }
+  for (size_t i = 0; i < rules_.size(); ++i) {
+    if (used[i]) continue;
+    throw ConfigError(fmt::format("adapt.{}.match: no module of this model falls under {}", i,
+                                  joined(rules_[i].options->match)));
+  }
+  if (!has_adapters_ && !trains_weights_) {
+    throw ConfigError("adapt: every module is frozen, nothing would be trained");
+  }
+}
+
+const Adaptation::Rule* Adaptation::rule_of(const std::string& module) const {
+  const auto found = rule_of_module_.find(module);
+  return found == rule_of_module_.end() ? nullptr : &rules_[found->second];
+}
+
+ModelPlan Adaptation::plan(Arena& arena, Stream& stream) const {
+  ModelPlan plan;
+  plan.seed = static_cast<uint64_t>(config_->train.seed);
+  plan.quantize_nf4 = config_->model.quant == BaseQuantization::kNf4;
+  plan.double_quant = config_->model.double_quant;
+  plan.recompute = config_->train.recompute;
+  plan.make_adapter = [this, &arena, &stream,
+                       seed = plan.seed](const LinearSite& site) -> std::unique_ptr<Adapter> {
+    const Rule* rule = rule_of(site.module);
+    if (rule == nullptr || rule->options->method != AdaptMethod::kLora) return nullptr;
+    if (rule->start && !rule->start->targets(site.module)) return nullptr;
+    return std::make_unique<LoraAdapter>(site, lora_options(*rule->options, rule->start, site.module),
+                                         seed, arena, stream);
+  };
+  plan.is_trained = [this](const std::string& name) {
+    const Rule* rule = rule_of(module_of(name));
+    return rule != nullptr && rule->options->method == AdaptMethod::kFull;
+  };
+  return plan;
+}
+
+void Adaptation::load_starting_points(CausalLm& model) const {
+  for (const Rule& rule : rules_) {
+    if (!rule.start) continue;
+    std::vector<std::pair<std::string, Adapter*>> chosen;
+    for (const auto& entry : model.adapters()) {
+      if (rule_of(entry.first) == &rule) chosen.push_back(entry);
+    }
+    load_peft_weights(*rule.options->from, chosen);
+  }
+}
+
+std::vector<ParameterGroup> Adaptation::groups(CausalLm& model) const {
+  std::map<std::pair<double, double>, ParameterGroup> by_setting;
+  for (Parameter* parameter : model.trained_parameters()) {
+    double factor = 1.0;
+    if (parameter->role == ParameterRole::kLoraB) {
+      // "<module>.lora_B.weight"
+      const Rule* rule = rule_of(module_of(module_of(parameter->name)));
+      RW_ASSERT(rule != nullptr, "{}", parameter->name);
+      factor = rule->options->lr_ratio_b;
+    }
+    const bool decays = parameter->role != ParameterRole::kNorm &&
+                        parameter->role != ParameterRole::kBias;
+    const double decay = decays ? config_->optim.weight_decay : 0.0;
+    ParameterGroup& group = by_setting[{factor, decay}];
+    group.name = fmt::format("lr x{} decay {}", factor, decay);
+    group.lr_factor = factor;
+    group.weight_decay = decay;
+    group.parameters.push_back(parameter);
+  }
+  std::vector<ParameterGroup> groups;
+  for (auto& [setting, group] : by_setting) groups.push_back(std::move(group));
+  return groups;
+}
+
+PeftConfig Adaptation::peft_config(CausalLm& model) const {
+  PeftConfig peft;
+  peft.base_model_name_or_path = config_->model.path;
+  bool first = true;
+  std::set<std::string> adapted;
+  for (const auto& [module, adapter] : model.adapters()) {
+    const Rule* rule = rule_of(module);
+    const LoraOptions options = lora_options(*rule->options, rule->start, module);
+    adapted.insert(module);
+    if (first) {
+      peft.r = options.rank;
+      peft.lora_alpha = options.alpha;
+      peft.lora_dropout = options.dropout;
+      peft.use_rslora = options.rslora;
+      first = false;
+    }
+    if (options.rank != peft.r) peft.rank_pattern[module] = options.rank;
+    if (options.alpha != peft.lora_alpha) peft.alpha_pattern[module] = options.alpha;
+  }
+  // Suffixes describe the set when every linear of that suffix is adapted; otherwise whole paths do.
+  std::set<std::string> suffixes;
+  bool exact = true;
+  for (const std::string& module : adapted) suffixes.insert(last_component(module));
+  for (const auto& [name, shape] : weight_shapes(model.config())) {
+    const std::string module = module_of(name);
+    if (kind_of(module, shape) != ModuleKind::kBlockLinear) continue;
+    exact = exact && (!suffixes.contains(last_component(module)) || adapted.contains(module));
+  }
+  const std::set<std::string>& targets = exact ? suffixes : adapted;
+  peft.target_modules.assign(targets.begin(), targets.end());
+  return peft;
+}
+
+}  // namespace rankwise

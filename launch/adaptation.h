@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// Adaptation: the adapt rules of a run, applied to one model: adapters, full training, groups, export.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "launch/config/module_pattern.h"
+#include "launch/config/train_config.h"
+#include "model/adapters/peft_folder.h"
+#include "model/causal_lm.h"
+#include "optim/parameter_group.h"
+
+namespace rankwise {
+
+class Adaptation {
+ public:
+  // Resolves every rule against the model before anything is allocated, and reads the adapter_config
+  // of each `from` folder. ConfigError for a rule that no module falls under, for LoRA on a matrix
+  // that is no linear layer of a block, and for rules that train nothing. Linear layers trained in
+  // full stay dense whatever model.quant says.
+  Adaptation(const TrainConfig& config, const ModelConfig& model);
+
+  // What CausalLm asks while it is built. Adapters are allocated in `arena`; both must outlive the
+  // model's construction, as must this object.
+  ModelPlan plan(Arena& arena, Stream& stream) const;
+  // Copies the tensors of `from` folders into the model's adapters.
+  void load_starting_points(CausalLm& model) const;
+  // Trained parameters by learning-rate factor and weight decay. Norms and biases are not decayed;
+  // with lr_ratio_b (LoRA+) the B matrices form a group of their own.
+  std::vector<ParameterGroup> groups(CausalLm& model) const;
+  // adapter_config.json of the trained adapters.
+  PeftConfig peft_config(CausalLm& model) const;
+
+  bool has_adapters() const { return has_adapters_; }
+  bool trains_weights() const { return trains_weights_; }  // some base tensor, in full
+
+ private:
+  struct Rule {
+    const AdaptRule* options;
+    std::optional<PeftConfig> start;  // of `from`
+  };
+  const Rule* rule_of(const std::string& module) const;
+
+  const TrainConfig* config_;
+  std::vector<Rule> rules_;
+  std::map<std::string, size_t> rule_of_module_;  // modules no rule matches are absent: frozen
+  bool has_adapters_ = false;
+  bool trains_weights_ = false;
+};
+
+}  // namespace rankwise

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "launch/config/config_schema.h"
+
+namespace rankwise {
+
+namespace {
+
+constexpr int64_t kMaxCount = 1'000'000'000'000;
+constexpr Range<int64_t> kAtLeastOne = {.min = 1, .max = kMaxCount};
+constexpr Range<int64_t> kNotNegative = {.min = 0, .max = kMaxCount};
+constexpr Range<double> kFraction = {.min = 0.0, .max = 1.0, .max_allowed = false};
+constexpr Range<double> kPositive = {.min = 0.0, .min_allowed = false};
+constexpr Range<double> kNotNegativeReal = {.min = 0.0};
+
+using OptionalText = OptionalLeaf<TextLeaf, std::string>;
+using OptionalInteger = OptionalLeaf<IntegerLeaf, int64_t, Range<int64_t>>;
+using OptionalReal = OptionalLeaf<RealLeaf, double, Range<double>>;
+
+void visit_model(ModelSection& model, ConfigVisitor& visitor) {
+  visitor.leaf({"path",
+                "Hugging Face folder (config.json, safetensors, tokenizer), or a store written by "
+                "`quantize`",
+                true},
+               TextLeaf(model.path));
+  visitor.leaf({"init", "weights: those of path | random: a fresh model of path's config.json"},
+               ChoiceLeaf<ModelInit>(model.init, {{"weights", ModelInit::kWeights},
+                                                  {"random", ModelInit::kRandom}}));
+  visitor.leaf({"quant", "none | nf4: storage of the frozen linear weights"},
+               ChoiceLeaf<BaseQuantization>(model.quant, {{"none", BaseQuantization::kNone},
+                                                          {"nf4", BaseQuantization::kNf4}}));
+  visitor.leaf({"double_quant", "with nf4: quantise the scales too"}, FlagLeaf(model.double_quant));
+  visitor.leaf({"compute", "auto (fp32 on a CPU) | fp32"},
+               ChoiceLeaf<ComputeType>(
+                   model.compute, {{"auto", ComputeType::kAuto}, {"fp32", ComputeType::kFp32}}));
+}
+
+void visit_adapt_rule(AdaptRule& rule, ConfigVisitor& visitor) {
+  visitor.leaf({"match",
+                "all-linear, or one or several globs on module names "
+                "(\"model.layers.*.self_attn.{q,v}_proj\")"},
+               PatternsLeaf(rule.match));
+  visitor.leaf({"method", "lora | full (train the weights themselves) | frozen"},
+               ChoiceLeaf<AdaptMethod>(rule.method, {{"lora", AdaptMethod::kLora},
+                                                     {"full", AdaptMethod::kFull},
+                                                     {"frozen", AdaptMethod::kFrozen}}));
+  const std::string not_lora = rule.method == AdaptMethod::kLora ? "" : "method is not lora";
+  visitor.leaf({"from", "start from this PEFT adapter folder, with its rank, alpha and rslora",
+                false, not_lora},
+               OptionalText(rule.from));
+  const std::string not_here =
+      not_lora.empty() && rule.from ? "the adapter of `from` brings its own" : not_lora;
+  visitor.leaf({"rank", "rank of A and B", false, not_here},
+               IntegerLeaf(rule.rank, {.min = 1, .max = 65536}));
+  visitor.leaf({"alpha", "scale of the adapter: alpha / rank", false, not_here},
+               RealLeaf(rule.alpha, kPositive));
+  visitor.leaf({"rslora", "scale alpha / sqrt(rank) instead", false, not_here},
+               FlagLeaf(rule.rslora));
+  visitor.leaf({"dropout", "on the adapter's input, in training", false, not_lora},
+               RealLeaf(rule.dropout, kFraction));
+  visitor.leaf({"lr_ratio_b", "LoRA+: learning rate of B over that of A", false, not_lora},
+               RealLeaf(rule.lr_ratio_b, kPositive));
+}
+
+void visit_data_source(DataSource& source, ConfigVisitor& visitor) {
+  visitor.leaf({"path", "JSON lines, or one JSON array", true}, TextLeaf(source.path));
+  visitor.leaf({"format", "prompt-completion | alpaca | text | tokens"},
+               ChoiceLeaf<RecordFormat>(source.format,
+                                        {{"prompt-completion", RecordFormat::kPromptCompletion},
+                                         {"alpaca", RecordFormat::kAlpaca},
+                                         {"text", RecordFormat::kText},
+                                         {"tokens", RecordFormat::kTokens}}));
+  visitor.leaf({"weight", "times each record is taken per epoch; 0.5 keeps every second"},
+               RealLeaf(source.weight, {.min = 0.0, .max = 1000.0, .min_allowed = false}));
+}
+
+void visit_sources(const ConfigKey& key, std::vector<DataSource>& sources, ConfigVisitor& visitor) {
+  visitor.list(
+      key, sources.size(), [&](size_t size) { sources.assign(size, DataSource{}); },
+      [&](size_t i) { visit_data_source(sources[i], visitor); });
+}
+
+void visit_data(DataSection& data, ConfigVisitor& visitor) {
+  visit_sources({"train", "what to train on", true}, data.train, visitor);
+  visit_sources({"eval", "what to evaluate on"}, data.eval, visitor);
+  visitor.leaf({"shuffle", "a new order each epoch; false: rows in file order"},
+               FlagLeaf(data.shuffle));
+  visitor.leaf({"template", "none: the text of a record as it is (alpaca records have their own)"},
+               ChoiceLeaf<PromptTemplate>(data.prompt_template, {{"none", PromptTemplate::kNone}}));
+  visitor.leaf({"seq_len", "most tokens in a row"},
+               IntegerLeaf(data.seq_len, {.min = 2, .max = 16'777'216}));
+  visitor.leaf({"long_samples",
+                "drop | truncate | split | error: samples above seq_len; required when there is one"},
+               ChoiceLeaf<LongSamples>(data.long_samples, {{"drop", LongSamples::kDrop},
+                                                           {"truncate", LongSamples::kTruncate},
+                                                           {"split", LongSamples::kSplit},
+                                                           {"error", LongSamples::kError}}));
+  visitor.leaf({"packing", "several samples in a row of seq_len; none sees another"},
+               FlagLeaf(data.packing));
+  visitor.leaf({"train_on_prompt", "learn the prompts too"}, FlagLeaf(data.train_on_prompt));
+}
+
+void visit_train(TrainSection& train, ConfigVisitor& visitor) {
+  visitor.leaf({"steps", "optimizer steps; or give epochs"}, OptionalInteger(train.steps, kAtLeastOne));
+  visitor.leaf({"epochs", "passes over the data; or give steps"},
+               OptionalReal(train.epochs, {.min = 0.0, .max = 1e6, .min_allowed = false}));
+  visitor.leaf({"global_batch", "rows per optimizer step, over all ranks"},
+               IntegerLeaf(train.global_batch, kAtLeastOne));
+  visitor.leaf({"micro_batch", "rows per forward pass of one rank"},
+               IntegerLeaf(train.micro_batch, kAtLeastOne));
+  visitor.leaf({"seed", "of data order, initialisation and dropout"},
+               IntegerLeaf(train.seed, {.min = 0}));
+  visitor.leaf({"recompute", "none | full: run each block's forward again in backward, saves memory"},
+               ChoiceLeaf<Recompute>(train.recompute,
+                                     {{"none", Recompute::kNone}, {"full", Recompute::kFull}}));
+}
+
+void visit_optim(OptimSection& optim, ConfigVisitor& visitor) {
+  visitor.leaf({"name", "adamw"},
+               ChoiceLeaf<OptimizerName>(optim.name, {{"adamw", OptimizerName::kAdamW}}));
+  visitor.leaf({"lr", "peak learning rate"}, RealLeaf(optim.lr, kPositive));
+  visitor.leaf({"schedule", "constant | linear | cosine: after the warm-up"},
+               ChoiceLeaf<ScheduleKind>(optim.schedule, {{"constant", ScheduleKind::kConstant},
+                                                         {"linear", ScheduleKind::kLinear},
+                                                         {"cosine", ScheduleKind::kCosine}}));
+  visitor.leaf({"warmup", "below 1: fraction of all steps; otherwise a number of steps"},
+               WarmupLeaf(optim.warmup));
+  visitor.leaf({"min_lr", "learning rate at the end of the schedule"},
+               RealLeaf(optim.min_lr, kNotNegativeReal));
+  visitor.leaf({"betas", "decay rates of the moments"}, RealPairLeaf(optim.betas, kFraction));
+  visitor.leaf({"eps", "added to the root of the second moment"}, RealLeaf(optim.eps, kPositive));
+  visitor.leaf({"weight_decay", "decoupled, as in AdamW"},
+               RealLeaf(optim.weight_decay, kNotNegativeReal));
+  visitor.leaf({"max_grad_norm", "clip gradients to this global norm; 0: never"},
+               RealLeaf(optim.max_grad_norm, kNotNegativeReal));
+}
+
+void visit_reporting(TrainConfig& config, ConfigVisitor& visitor) {
+  visitor.section({"eval", "evaluation during training, on data.eval"}, [&] {
+    visitor.leaf({"every", "steps between evaluations; 0: only after the last step"},
+                 IntegerLeaf(config.eval.every, kNotNegative));
+    visitor.leaf({"batches", "global batches per evaluation; 0: all of data.eval"},
+                 IntegerLeaf(config.eval.batches, kNotNegative));
+  });
+  visitor.section({"checkpoint", "what the run leaves behind"}, [&] {
+    visitor.leaf({"dir", "run folder: metrics, log, charts, adapter"},
+                 TextLeaf(config.checkpoint.dir));
+  });
+  visitor.section({"log", "console and metrics files"}, [&] {
+    visitor.leaf({"every", "steps between lines"}, IntegerLeaf(config.log.every, kAtLeastOne));
+  });
+}
+
+}  // namespace
+
+void visit_config(TrainConfig& config, ConfigVisitor& visitor) {
+  visitor.leaf({"device", "auto | cpu"},
+               ChoiceLeaf<DeviceChoice>(config.device, {{"auto", DeviceChoice::kAuto},
+                                                        {"cpu", DeviceChoice::kCpu}}));
+  visitor.section({"model", "the base model"}, [&] { visit_model(config.model, visitor); });
+  visitor.list({"adapt", "what trains, and how: the first matching rule wins, the rest is frozen"},
+               config.adapt.size(), [&](size_t size) { config.adapt.assign(size, AdaptRule{}); },
+               [&](size_t i) { visit_adapt_rule(config.adapt[i], visitor); });
+  visitor.section({"data", "samples and how rows are made of them"},
+                  [&] { visit_data(config.data, visitor); });
+  visitor.section({"train", "length, batch and seed"}, [&] { visit_train(config.train, visitor); });
+  visitor.section({"optim", "optimizer and learning rate"},
+                  [&] { visit_optim(config.optim, visitor); });
+  visitor.section({"parallel", "data degree = ranks / tensor"}, [&] {
+    visitor.leaf({"tensor", "ranks that share one copy of the model; this version: 1"},
+                 IntegerLeaf(config.parallel.tensor, {.min = 1, .max = 1}));
+  });
+  visit_reporting(config, visitor);
+}
+
+}  // namespace rankwise

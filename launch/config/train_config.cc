@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "launch/config/train_config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <tuple>
+
+#include "launch/config/config_printer.h"
+#include "launch/config/config_reader.h"
+
+namespace rankwise {
+
+namespace {
+
+// Rules between keys.
+void check_together(const TrainConfig& config, const ConfigReader& reader) {
+  const TrainSection& train = config.train;
+  if (!train.steps && !train.epochs) reader.fail("train", "one of steps and epochs is required");
+  if (train.steps && train.epochs) {
+    reader.fail("train.epochs", "give steps or epochs, not both (null takes one away)");
+  }
+  if (train.global_batch % train.micro_batch != 0) {
+    reader.fail("train.global_batch", fmt::format("must be a multiple of train.micro_batch ({}), got {}",
+                                                  train.micro_batch, train.global_batch));
+  }
+  if (config.optim.min_lr > config.optim.lr) {
+    reader.fail("optim.min_lr", fmt::format("must be at most optim.lr ({}), got {}",
+                                            config.optim.lr, config.optim.min_lr));
+  }
+}
+
+TrainConfig read_config(ConfigNode root, std::string_view source,
+                        const std::vector<std::string>& overrides) {
+  apply_overrides(root, overrides);
+  TrainConfig config;
+  ConfigReader reader(root, source);
+  visit_config(config, reader);
+  reader.finish();
+  check_together(config, reader);
+  return config;
+}
+
+bool same_sources(const std::vector<DataSource>& a, const std::vector<DataSource>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [](const DataSource& left, const DataSource& right) {
+                      return std::tie(left.path, left.format, left.weight) ==
+                             std::tie(right.path, right.format, right.weight);
+                    });
+}
+
+}  // namespace
+
+bool DataSection::operator==(const DataSection& other) const {
+  const auto scalars = [](const DataSection& data) {
+    return std::tie(data.shuffle, data.prompt_template, data.seq_len, data.long_samples,
+                    data.packing, data.train_on_prompt);
+  };
+  return same_sources(train, other.train) && same_sources(eval, other.eval) &&
+         scalars(*this) == scalars(other);
+}
+
+int64_t Warmup::steps(int64_t total_steps) const {
+  if (value >= 1.0) return static_cast<int64_t>(value);
+  return static_cast<int64_t>(std::llround(value * static_cast<double>(total_steps)));
+}
+
+TrainConfig load_train_config(const std::string& path, const std::vector<std::string>& overrides) {
+  return read_config(read_config_tree(path), path, overrides);
+}
+
+TrainConfig parse_train_config(std::string_view yaml, std::string_view source,
+                               const std::vector<std::string>& overrides) {
+  return read_config(parse_config_tree(yaml, source), source, overrides);
+}
+
+std::string print_config(const TrainConfig& config) {
+  TrainConfig copy = config;  // the schema visits members it may write
+  ConfigPrinter printer;
+  visit_config(copy, printer);
+  return printer.text();
+}
+
+Json config_to_json(const TrainConfig& config) {
+  TrainConfig copy = config;
+  ConfigToJson converter;
+  visit_config(copy, converter);
+  return converter.take();
+}
+
+}  // namespace rankwise

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "launch/inference_model.h"
+
+#include <optional>
+
+#include "model/adapters/lora_adapter.h"
+
+namespace rankwise {
+
+InferenceModel::InferenceModel(const ModelFiles& files, const InferenceOptions& options)
+    : alone_(make_single_communicator()), mesh_(*alone_, 1) {
+  ModelPlan plan;
+  plan.quantize_nf4 = options.quantize_nf4;
+  plan.double_quant = options.double_quant;
+  std::optional<PeftConfig> peft;
+  if (!options.adapter.empty()) {
+    peft = read_peft_config(options.adapter);
+    plan.make_adapter = [&](const LinearSite& site) -> std::unique_ptr<Adapter> {
+      if (!peft->targets(site.module)) return nullptr;
+      const LoraOptions lora{.rank = peft->rank_of(site.module),
+                             .alpha = peft->alpha_of(site.module),
+                             .rslora = peft->use_rslora};
+      return std::make_unique<LoraAdapter>(site, lora, plan.seed, arena_, stream_);
+    };
+  }
+  model_ = std::make_unique<CausalLm>(files.config, *files.weights, plan, mesh_, arena_, stream_);
+  if (peft) load_peft_weights(options.adapter, model_->adapters());
+}
+
+}  // namespace rankwise

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "launch/run_folder.h"
+
+#include <fcntl.h>
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <ctime>
+#include <filesystem>
+
+#include "runtime/errors.h"
+#include "runtime/io/atomic_file.h"
+
+namespace rankwise {
+
+namespace {
+
+constexpr const char* kRunFile = "run.json";
+// What a run leaves behind, the marker of a run last: a removal that is cut short stays visible.
+constexpr const char* kRunContents[] = {"metrics.jsonl", "metrics.csv", "log.txt",     "samples.txt",
+                                        "loss.svg",      "adapter",     "model",       "summary.txt",
+                                        kRunFile};
+
+[[noreturn]] void fail_write(const std::string& path, int error) {
+  throw DiskError(fmt::format("{}: cannot write: {}", path, std::strerror(error)));
+}
+
+// One write per line: lines of a killed run are whole, and a full disk is noticed at its line.
+void append_line(const std::string& path, std::string_view line) {
+  const int descriptor = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (descriptor < 0) fail_write(path, errno);
+  const std::string text = std::string(line) + "\n";
+  size_t done = 0;
+  while (done < text.size()) {
+    const ssize_t written = ::write(descriptor, text.data() + done, text.size() - done);
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) {
+      const int error = errno;
+      ::close(descriptor);
+      fail_write(path, error);
+    }
+    done += static_cast<size_t>(written);
+  }
+  if (::close(descriptor) != 0) fail_write(path, errno);
+}
+
+std::string csv_cell(const Json& value) { return value.is_null() ? "" : value.dump(); }
+
+}  // namespace
+
+RunFolder::RunFolder(std::string path, bool overwrite) : path_(std::move(path)) {
+  require_free(path_, overwrite);
+  std::error_code error;
+  std::filesystem::create_directories(path_, error);
+  if (error) throw DiskError(fmt::format("{}: cannot create: {}", path_, error.message()));
+  if (!overwrite) return;
+  for (const char* name : kRunContents) {
+    std::filesystem::remove_all(file(name), error);
+    if (error) throw DiskError(fmt::format("{}: cannot remove: {}", file(name), error.message()));
+  }
+}
+
+void RunFolder::require_free(const std::string& path, bool overwrite) {
+  std::error_code ignored;
+  if (std::filesystem::exists(path, ignored) && !std::filesystem::is_directory(path, ignored)) {
+    throw ConfigError(fmt::format("checkpoint.dir: {} exists and is no folder", path));
+  }
+  if (!overwrite && std::filesystem::exists(path + "/" + kRunFile, ignored)) {
+    throw ConfigError(fmt::format(
+        "checkpoint.dir: {} already holds a run; choose another folder, or replace that run with "
+        "--overwrite",
+        path));
+  }
+}
+
+void RunFolder::write_run_json(const Json& run) const {
+  write_file_atomically(file(kRunFile), run.dump(2) + "\n");
+}
+
+void RunFolder::write_samples(std::string_view text) const {
+  write_file_atomically(file("samples.txt"), text);
+}
+
+void RunFolder::append_metrics(const MetricsRecord& record) {
+  Json object = Json::object();
+  std::string header;
+  std::string row;
+  for (const auto& [name, value] : record.fields()) {
+    header += (header.empty() ? "" : ",") + name;
+    row += (object.empty() ? "" : ",") + csv_cell(value);
+    object[name] = value;
+  }
+  append_line(file("metrics.jsonl"), object.dump());
+  std::error_code ignored;
+  if (!std::filesystem::exists(file("metrics.csv"), ignored)) {
+    append_line(file("metrics.csv"), header);
+  }
+  append_line(file("metrics.csv"), row);
+
+  const auto step = static_cast<double>(record.step);
+  losses_.push_back({step, record.loss});
+  if (record.eval_loss) {
+    eval_losses_.push_back({step, *record.eval_loss});
+    write_chart();
+  }
+}
+
+void RunFolder::log(std::string_view line) const {
+  const std::time_t now = std::time(nullptr);
+  append_line(file("log.txt"), fmt::format("{:%Y-%m-%dT%H:%M:%SZ} {}", fmt::gmtime(now), line));
+}
+
+void RunFolder::write_summary(std::string_view text) const {
+  write_chart();
+  write_file_atomically(file("summary.txt"), text);
+}
+
+void RunFolder::write_chart() const {
+  write_file_atomically(file("loss.svg"), loss_chart_svg(path_, losses_, eval_losses_));
+}
+
+}  // namespace rankwise

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// RunFolder: the files one training run leaves behind, written by rank 0.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "launch/loss_chart.h"
+#include "launch/metrics_record.h"
+
+namespace rankwise {
+
+// run.json, metrics.jsonl, metrics.csv, log.txt, samples.txt, summary.txt and loss.svg; `adapter/` is
+// written beside them by the caller. Lines are appended and handed to the system one by one, so that
+// a killed run keeps what it reported. Failures are DiskError naming the file.
+class RunFolder {
+ public:
+  // Creates the folder. When it already holds a run (run.json), `overwrite` removes that run's files
+  // and adapter, nothing else; without it the folder is left alone: ConfigError.
+  RunFolder(std::string path, bool overwrite);
+
+  const std::string& path() const { return path_; }
+  std::string file(std::string_view name) const { return path_ + "/" + std::string(name); }
+  std::string adapter_folder() const { return file("adapter"); }
+
+  // The check of the constructor alone, for a dry run.
+  static void require_free(const std::string& path, bool overwrite);
+
+  void write_run_json(const Json& run) const;
+  void write_samples(std::string_view text) const;
+  // Also redraws loss.svg when the record carries an evaluation.
+  void append_metrics(const MetricsRecord& record);
+  // One line of log.txt, with the UTC time before it.
+  void log(std::string_view line) const;
+  // summary.txt and the final loss.svg: the run is finished.
+  void write_summary(std::string_view text) const;
+
+ private:
+  void write_chart() const;
+
+  std::string path_;
+  std::vector<ChartPoint> losses_;
+  std::vector<ChartPoint> eval_losses_;
+};
+
+}  // namespace rankwise

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "launch/run_reporter.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <ostream>
+
+namespace rankwise {
+namespace {
+
+constexpr double kEmaDecay = 0.95;
+
+}  // namespace
+
+RunReporter::RunReporter(RunFolder& folder, std::ostream& out, int64_t total_steps, bool has_eval)
+    : folder_(&folder), out_(&out), progress_(out, total_steps, has_eval, isatty(STDOUT_FILENO)) {}
+
+void RunReporter::say(std::string_view line) {
+  progress_.clear();
+  *out_ << line << std::endl;
+  folder_->log(line);
+}
+
+void RunReporter::baseline(double eval_loss) {
+  first_eval_ = eval_loss;
+  say(fmt::format("eval loss before training: {:.4f}", eval_loss));
+}
+
+void RunReporter::log_step(MetricsRecord record) {
+  record.loss_ema =
+      last_ ? kEmaDecay * last_->loss_ema + (1.0 - kEmaDecay) * record.loss : record.loss;
+  if (record.eval_loss) last_eval_ = record.eval_loss;
+  if (!first_) first_ = record;
+  last_ = record;
+  folder_->append_metrics(record);
+  progress_.print(record);
+  folder_->log(progress_.format(record));
+}
+
+void RunReporter::advance(int64_t steps_done, double step_seconds) {
+  progress_.advance(steps_done, step_seconds);
+}
+
+void RunReporter::finish(double seconds,
+                         const std::vector<std::pair<std::string, std::string>>& results) {
+  std::string text;
+  const auto add = [&](std::string_view name, const std::string& value) {
+    text += fmt::format("{:<22}{}\n", name, value);
+  };
+  if (last_) {
+    add("steps", fmt::format("{}", last_->step));
+    add("loss, first step", fmt::format("{:.4f}", first_->loss));
+    add("loss, last step", fmt::format("{:.4f}", last_->loss));
+    if (first_eval_) add("eval loss, before", fmt::format("{:.4f}", *first_eval_));
+    if (last_eval_) add("eval loss, last", fmt::format("{:.4f}", *last_eval_));
+    add("tokens", fmt::format("{}", last_->tokens));
+    add("tokens/s", format_rate(static_cast<double>(last_->tokens) / seconds));
+    add("peak memory per rank", format_bytes(last_->peak_bytes));
+  }
+  add("wall time", format_duration(seconds));
+  for (const auto& [name, value] : results) add(name, value);
+  folder_->write_summary(text);
+  progress_.clear();
+  *out_ << "\n" << text << std::flush;
+}
+
+}  // namespace rankwise

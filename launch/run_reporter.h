@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// RunReporter: everything a run tells its user: console, log, metrics files, summary.
+#pragma once
+
+#include <cstdint>
+#include <iosfwd>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "launch/metrics_record.h"
+#include "launch/progress_line.h"
+#include "launch/run_folder.h"
+
+namespace rankwise {
+
+// Lives on rank 0 only.
+class RunReporter {
+ public:
+  RunReporter(RunFolder& folder, std::ostream& out, int64_t total_steps, bool has_eval);
+
+  // To the console and log.txt.
+  void say(std::string_view line);
+  // Evaluation loss before the first step.
+  void baseline(double eval_loss);
+  // Completes the record (moving average) and writes it everywhere.
+  void log_step(MetricsRecord record);
+  // After every step, logged or not.
+  void advance(int64_t steps_done, double step_seconds);
+  // summary.txt and the closing lines on the console.
+  void finish(double seconds, const std::vector<std::pair<std::string, std::string>>& results);
+
+ private:
+  RunFolder* folder_;
+  std::ostream* out_;
+  ProgressLine progress_;
+  std::optional<MetricsRecord> first_;
+  std::optional<MetricsRecord> last_;
+  std::optional<double> first_eval_;
+  std::optional<double> last_eval_;
+};
+
+}  // namespace rankwise

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "launch/trainer.h"
+
+#include <chrono>
+#include <cmath>
+
+#include "kernels/elementwise.h"
+#include "optim/adamw_optimizer.h"
+
+namespace rankwise {
+namespace {
+
+double seconds_since(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+}  // namespace
+
+Trainer::Trainer(const TrainConfig& config, const ModelFiles& files, const Adaptation& adaptation,
+                 const DeviceMesh& mesh, Arena& arena, Stream& stream, int64_t total_steps)
+    : arena_(&arena),
+      stream_(&stream),
+      mesh_(&mesh),
+      model_(files.config, *files.weights, adaptation.plan(arena, stream), mesh, arena, stream),
+      reducer_(model_.trained_parameters(), mesh, arena),
+      groups_(adaptation.groups(model_)),
+      schedule_(config.optim.schedule, config.optim.lr, config.optim.min_lr,
+                config.optim.warmup.steps(total_steps), total_steps),
+      flops_(model_),
+      max_grad_norm_(config.optim.max_grad_norm),
+      sums_(arena.allocate("metrics", DType::kF64, {3})) {
+  if (!arena.measuring()) adaptation.load_starting_points(model_);
+  const AdamWOptions options{config.optim.betas[0], config.optim.betas[1], config.optim.eps};
+  optimizer_ = std::make_unique<AdamWOptimizer>(groups_, options, arena, stream);
+}
+
+StepMeasurement Trainer::train_step(int64_t step, std::span<const MicroBatch> batches) {
+  const auto begin = std::chrono::steady_clock::now();
+  StepMeasurement result;
+  fill(sums_, 0.0f, *stream_);
+  reducer_.begin_step(*stream_);
+  for (const MicroBatch& batch : batches) {
+    const Arena::Scope activations = arena_->scope("activations");
+    ForwardContext context =
+        model_.forward(batch, /*training=*/true, static_cast<uint64_t>(step), *stream_);
+    model_.loss(context, sums_, *stream_);
+    reducer_.begin_micro_batch(batch.trained_tokens, &batch == &batches.back());
+    model_.backward(context, reducer_, *stream_);
+    result.tokens += batch.tokens();
+    result.flops += flops_.training(batch);
+  }
+  stream_->synchronize();
+  const auto backward_end = std::chrono::steady_clock::now();
+  reducer_.finish_step(*stream_);
+  mesh_->data().all_reduce(sums_, ReduceOp::kSum, "loss sums", *stream_);
+  result.reduce_seconds = seconds_since(backward_end);
+
+  const ClipResult clip = clip_gradients(groups_, max_grad_norm_, *mesh_, *stream_);
+  result.gradient_norm = clip.norm;
+  read_sums(step, result);
+  result.learning_rate = schedule_.at(step);
+  optimizer_->step(groups_, result.learning_rate, clip.scale, *stream_);
+  stream_->synchronize();
+  result.compute_seconds = seconds_since(begin) - result.reduce_seconds;
+  return result;
+}
+
+void Trainer::read_sums(int64_t step, StepMeasurement& result) const {
+  if (stream_->measuring()) return;
+  stream_->synchronize();
+  const double* sums = sums_.data<double>();
+  result.loss = sums[0] / sums[1];
+  result.token_accuracy = sums[2] / sums[1];
+  if (std::isfinite(result.loss) && std::isfinite(result.gradient_norm)) return;
+  throw Error(ExitCode::kDiverged,
+              fmt::format("step {}: loss {} with gradient norm {}; weights are those of step {}",
+                          step + 1, result.loss, result.gradient_norm, step));
+}
+
+int64_t Trainer::trained_elements() const {
+  int64_t elements = 0;
+  for (const Parameter* parameter : reducer_.parameters()) {
+    elements += shape_of(parameter->weight).numel();
+  }
+  return elements;
+}
+
+}  // namespace rankwise

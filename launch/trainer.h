@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// Trainer: model, gradients and optimizer of one rank, and the training step over them.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "launch/adaptation.h"
+#include "launch/config/train_config.h"
+#include "launch/model_files.h"
+#include "launch/step_flops.h"
+#include "optim/clip_gradients.h"
+#include "optim/optimizer.h"
+#include "optim/schedule.h"
+#include "parallel/device_mesh.h"
+#include "parallel/gradient_reducer.h"
+
+namespace rankwise {
+
+// What one optimizer step did on this rank. Loss, accuracy and norm are global, equal on all ranks.
+struct StepMeasurement {
+  double loss = 0.0;  // mean over the trained tokens of the global batch
+  double token_accuracy = 0.0;
+  double gradient_norm = 0.0;  // before clipping
+  double learning_rate = 0.0;
+  int64_t tokens = 0;    // processed by this rank
+  double flops = 0.0;    // required of this rank (StepFlops)
+  double compute_seconds = 0.0;  // forward, backward, optimizer
+  double reduce_seconds = 0.0;   // waiting for other ranks' gradients
+};
+
+class Trainer {
+ public:
+  // Everything the run needs is allocated here or in the first step. All references must outlive the
+  // trainer. In measuring mode (arena and stream) a step allocates as a real one does and computes
+  // nothing.
+  Trainer(const TrainConfig& config, const ModelFiles& files, const Adaptation& adaptation,
+          const DeviceMesh& mesh, Arena& arena, Stream& stream, int64_t total_steps);
+
+  // One optimizer step over this rank's micro-batches; `step` counts from 0. A loss or gradient norm
+  // that is not finite is an Error with kDiverged on every rank, before any weight is changed.
+  StepMeasurement train_step(int64_t step, std::span<const MicroBatch> batches);
+
+  CausalLm& model() { return model_; }
+  Optimizer& optimizer() { return *optimizer_; }
+  int64_t wire_bytes() const { return reducer_.wire_bytes(); }
+  // Elements that are trained.
+  int64_t trained_elements() const;
+
+ private:
+  void read_sums(int64_t step, StepMeasurement& result) const;
+
+  Arena* arena_;
+  Stream* stream_;
+  const DeviceMesh* mesh_;
+  CausalLm model_;
+  GradientReducer reducer_;
+  std::vector<ParameterGroup> groups_;
+  std::unique_ptr<Optimizer> optimizer_;
+  Schedule schedule_;
+  StepFlops flops_;
+  double max_grad_norm_;
+  Tensor sums_;  // (3) F64: loss, targets, hits
+};
+
+}  // namespace rankwise

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "launch/training_run.h"
+
+#include <algorithm>
+#include <chrono>
+#include <ostream>
+
+#include "kernels/cpu/machine_ceiling.h"
+#include "kernels/quantize.h"
+#include "launch/version.h"
+#include "model/hf_folder.h"
+#include "runtime/io/sha256.h"
+
+namespace rankwise {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+ModelFiles open_base(const TrainConfig& config) {
+  return config.model.init == ModelInit::kRandom
+             ? open_untrained_model(config.model.path, static_cast<uint64_t>(config.train.seed))
+             : open_model(config.model.path);
+}
+
+// A micro-batch as long as the configuration and the data allow.
+MicroBatch largest_micro_batch(const TrainConfig& config, const Dataset& dataset) {
+  int64_t length = config.data.seq_len;
+  if (!config.data.packing) {
+    length = 0;
+    for (const Sample& sample : dataset.samples) {
+      length = std::max(length, static_cast<int64_t>(sample.input_ids.size()));
+    }
+  }
+  Sample row;
+  row.input_ids.assign(static_cast<size_t>(length), 0);
+  row.labels.assign(static_cast<size_t>(length), 0);
+  MicroBatch batch;
+  for (int64_t i = 0; i < config.train.micro_batch; ++i) append_document(batch, row);
+  return batch;
+}
+
+// The base model's tensors, quantised ones decoded into the arena purpose "export".
+std::vector<NamedTensor> dense_weights(CausalLm& model, Arena& arena, Stream& stream) {
+  std::vector<NamedTensor> tensors;
+  for (const Parameter* parameter : model.parameters()) {
+    const bool adapter = parameter->role == ParameterRole::kLoraA ||
+                         parameter->role == ParameterRole::kLoraB;
+    if (adapter) continue;
+    if (const auto* quantized = std::get_if<QuantizedTensor>(&parameter->weight)) {
+      const Tensor dense = arena.allocate("export", DType::kF32, quantized->shape);
+      dequantize(dense, *quantized, stream);
+      tensors.push_back({parameter->name, dense});
+    } else {
+      tensors.push_back({parameter->name, parameter->dense()});
+    }
+  }
+  return tensors;
+}
+
+}  // namespace
+
+TrainingRun::TrainingRun(const TrainConfig& config, VerbContext& context)
+    : config_(config),
+      context_(&context),
+      mesh_(context.world, static_cast<int>(config.parallel.tensor)),
+      files_(open_base(config)),
+      adaptation_(config_, files_.config),
+      data_(load_training_data(config, files_, DataParts::kTrainAndEval)),
+      loader_(make_loader(config, data_.train, mesh_)),
+      total_steps_(total_steps(config, loader_)) {}
+
+std::vector<Arena::Usage> TrainingRun::measure_memory() const {
+  Arena arena(Device{}, Arena::Mode::kMeasure);
+  Stream stream(Device{}, Stream::Mode::kMeasure);
+  Trainer trainer(config_, files_, adaptation_, mesh_, arena, stream, total_steps_);
+  const std::vector<MicroBatch> batches = {largest_micro_batch(config_, *data_.train)};
+  trainer.train_step(0, batches);
+  return arena.usage();
+}
+
+std::string TrainingRun::describe_plan() const {
+  const int ranks = context_->world.size();
+  std::string text = fmt::format("train data   {}\n", describe(data_.train->report));
+  if (data_.eval) text += fmt::format("eval data    {}\n", describe(data_.eval->report));
+  text += fmt::format(
+      "steps        {} of {} rows: {} rank(s) x {} micro-batch(es) of {} row(s), {:.2f} epoch(s)\n",
+      total_steps_, config_.train.global_batch, ranks,
+      config_.train.global_batch / (config_.train.micro_batch * ranks), config_.train.micro_batch,
+      loader_.epochs_at(total_steps_));
+  text += "memory per rank\n";
+  int64_t total = 0;
+  for (const Arena::Usage& usage : measure_memory()) {
+    text += fmt::format("  {:<14}{:>12}\n", usage.purpose, format_bytes(usage.peak_bytes));
+    total += usage.peak_bytes;
+  }
+  return text + fmt::format("  {:<14}{:>12}\n", "total", format_bytes(total));
+}
+
+EvaluationResult TrainingRun::evaluate(Trainer& trainer, int64_t max_batches) {
+  return evaluate_loss(trainer.model(), make_eval_batches(config_, *data_.eval, mesh_, max_batches),
+                       mesh_, arena_, stream_);
+}
+
+void TrainingRun::run(bool overwrite) {
+  const auto begin = Clock::now();
+  if (is_root()) RunFolder::require_free(config_.checkpoint.dir, overwrite);
+  const auto usage = measure_memory();
+  for (const Arena::Usage& purpose : usage) arena_.reserve(purpose.purpose, purpose.peak_bytes);
+  Trainer trainer(config_, files_, adaptation_, mesh_, arena_, stream_, total_steps_);
+  peak_flops_per_s_ = cpu::measure_machine_ceiling().all_gflops * 1e9;
+
+  std::optional<RunFolder> folder;
+  std::optional<RunReporter> reporter;
+  if (is_root()) {
+    folder.emplace(config_.checkpoint.dir, overwrite);
+    folder->write_run_json(describe_run());
+    folder->write_samples(render_samples(*data_.train, data_.tokenizer.get(), 3));
+    reporter.emplace(*folder, context_->out, total_steps_, data_.eval != nullptr);
+    reporter->say(fmt::format("rankwise {} on {} rank(s): {} of {} elements trained",
+                              program_version(), context_->world.size(),
+                              trainer.trained_elements(), parameter_count(files_.config)));
+    reporter->say("train data: " + describe(data_.train->report));
+    if (data_.eval) reporter->say("eval data: " + describe(data_.eval->report));
+  }
+  train_steps(trainer, reporter ? &*reporter : nullptr);
+  if (is_root()) {
+    const auto results = export_result(trainer, *folder);
+    reporter->finish(seconds_since(begin), results);
+  }
+  context_->world.barrier("end of training");
+}
+
+void TrainingRun::train_steps(Trainer& trainer, RunReporter* reporter) {
+  if (data_.eval) {
+    const EvaluationResult before = evaluate(trainer, config_.eval.batches);
+    if (reporter != nullptr) reporter->baseline(before.loss);
+  }
+  for (int64_t step = 0; step < total_steps_; ++step) {
+    const auto step_begin = Clock::now();
+    const std::vector<MicroBatch> batches = loader_.next_step();
+    const double data_seconds = seconds_since(step_begin);
+    const StepMeasurement measurement = trainer.train_step(step, batches);
+    const double step_seconds = seconds_since(step_begin);
+
+    const int64_t done = step + 1;
+    const bool last = done == total_steps_;
+    MetricsRecord record = compare_ranks(done, measurement, data_seconds, step_seconds);
+    record.wire_bytes = trainer.wire_bytes();
+    const bool evaluates =
+        data_.eval && (last || (config_.eval.every > 0 && done % config_.eval.every == 0));
+    if (evaluates) record.eval_loss = evaluate(trainer, config_.eval.batches).loss;
+    if (reporter == nullptr) continue;
+    reporter->advance(done, step_seconds);
+    if (evaluates || last || done % config_.log.every == 0) reporter->log_step(record);
+  }
+}
+
+MetricsRecord TrainingRun::compare_ranks(int64_t step, const StepMeasurement& measurement,
+                                         double data_seconds, double step_seconds) {
+  constexpr int64_t kFields = 5;
+  const Arena::Scope scope = arena_.scope("metrics");
+  const int64_t ranks = context_->world.size();
+  const Tensor own = arena_.allocate("metrics", DType::kF64, {kFields});
+  const Tensor all = arena_.allocate("metrics", DType::kF64, {ranks, kFields});
+  const double fields[kFields] = {
+      measurement.compute_seconds, measurement.reduce_seconds, data_seconds,
+      static_cast<double>(measurement.tokens), static_cast<double>(arena_.peak_bytes())};
+  std::ranges::copy(fields, own.data<double>());
+  context_->world.all_gather(all, own, "step metrics", stream_);
+
+  MetricsRecord record;
+  record.step = step;
+  record.epoch = loader_.epochs_at(step);
+  record.loss = measurement.loss;
+  record.token_accuracy = measurement.token_accuracy;
+  record.grad_norm = measurement.gradient_norm;
+  record.lr = measurement.learning_rate;
+  record.step_ms = step_seconds * 1e3;
+  double slowest_seconds = -1.0;
+  double tokens = 0.0;
+  for (int64_t rank = 0; rank < ranks; ++rank) {
+    const double* of_rank = all.data<double>() + rank * kFields;
+    if (of_rank[0] > slowest_seconds) {
+      slowest_seconds = of_rank[0];
+      record.slowest_rank = rank;
+    }
+    record.comm_ms = std::max(record.comm_ms, of_rank[1] * 1e3);
+    record.data_wait_ms = std::max(record.data_wait_ms, of_rank[2] * 1e3);
+    tokens += of_rank[3];
+    record.peak_bytes = std::max(record.peak_bytes, static_cast<int64_t>(of_rank[4]));
+  }
+  tokens_so_far_ += static_cast<int64_t>(tokens);
+  record.tokens = tokens_so_far_;
+  record.tokens_per_s = tokens / step_seconds;
+  record.tokens_per_s_per_rank = record.tokens_per_s / static_cast<double>(ranks);
+  record.mfu = measurement.flops / (step_seconds * peak_flops_per_s_);
+  return record;
+}
+
+std::vector<std::pair<std::string, std::string>> TrainingRun::export_result(
+    Trainer& trainer, const RunFolder& folder) {
+  std::vector<std::pair<std::string, std::string>> results;
+  const TokenizerFiles tokenizer_files = data_.tokenizer ? data_.tokenizer->files() : TokenizerFiles{};
+  if (adaptation_.has_adapters()) {
+    write_peft_folder(folder.adapter_folder(), adaptation_.peft_config(trainer.model()),
+                      trainer.model().adapters(), tokenizer_files);
+    results.emplace_back("adapter", folder.adapter_folder());
+  }
+  if (adaptation_.trains_weights()) {
+    const Arena::Scope scope = arena_.scope("export");
+    const auto tensors = dense_weights(trainer.model(), arena_, stream_);
+    write_hf_folder(folder.file("model"), files_.config, tensors, tokenizer_files,
+                    /*overwrite=*/true);
+    results.emplace_back("model", folder.file("model"));
+  }
+  return results;
+}
+
+Json TrainingRun::describe_run() const {
+  Json run = version_json();
+  run["config"] = config_to_json(config_);
+  run["ranks"] = context_->world.size();
+  run["device"] = "cpu";
+  Json data = Json::object();
+  for (const auto* sources : {&config_.data.train, &config_.data.eval}) {
+    for (const DataSource& source : *sources) data[source.path] = sha256_file(source.path);
+  }
+  run["data_sha256"] = data;
+  if (config_.model.init == ModelInit::kWeights) {
+    run["base_sha256"] = base_digest(config_.model.path);
+  }
+  return run;
+}
+
+}  // namespace rankwise

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// TrainingRun: one `train` job from configuration to exported result.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "launch/adaptation.h"
+#include "launch/config/train_config.h"
+#include "launch/evaluation.h"
+#include "launch/model_files.h"
+#include "launch/run_reporter.h"
+#include "launch/trainer.h"
+#include "launch/training_data.h"
+#include "launch/verbs/verb.h"
+
+namespace rankwise {
+
+class TrainingRun {
+ public:
+  // Reads and checks configuration, model header and data; no weight is touched yet. The context must
+  // outlive the run.
+  TrainingRun(const TrainConfig& config, VerbContext& context);
+
+  // Memory one rank needs, by purpose: a step over the largest possible micro-batch in measuring mode.
+  std::vector<Arena::Usage> measure_memory() const;
+  // Data counts, steps and the memory table.
+  std::string describe_plan() const;
+  // Trains, evaluates, writes the run folder and exports the result into it. `overwrite`: replace the
+  // run that stands in checkpoint.dir.
+  void run(bool overwrite);
+
+ private:
+  // Only rank 0 has a reporter.
+  void train_steps(Trainer& trainer, RunReporter* reporter);
+  MetricsRecord compare_ranks(int64_t step, const StepMeasurement& measurement, double data_seconds,
+                              double step_seconds);
+  EvaluationResult evaluate(Trainer& trainer, int64_t max_batches);
+  // Where the results went, for the summary.
+  std::vector<std::pair<std::string, std::string>> export_result(Trainer& trainer,
+                                                                 const RunFolder& folder);
+  Json describe_run() const;
+  bool is_root() const { return context_->world.rank() == 0; }
+
+  TrainConfig config_;
+  VerbContext* context_;
+  DeviceMesh mesh_;
+  ModelFiles files_;
+  Adaptation adaptation_;
+  TrainingData data_;
+  DataLoader loader_;
+  int64_t total_steps_;
+  Arena arena_;
+  Stream stream_;
+  int64_t tokens_so_far_ = 0;
+  double peak_flops_per_s_ = 0.0;  // matmul ceiling of this rank
+};
+
+}  // namespace rankwise

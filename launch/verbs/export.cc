@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "launch/verbs/export.h"
+
+#include <fmt/ostream.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <filesystem>
+
+#include "launch/model_files.h"
+#include "model/adapters/lora_adapter.h"
+#include "model/adapters/peft_folder.h"
+#include "model/hf_folder.h"
+#include "runtime/io/safetensors.h"
+
+namespace rankwise {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kPeftPrefix = "base_model.model.";
+constexpr std::string_view kLoraA = ".lora_A.weight";
+
+struct Source {
+  std::string folder;
+  bool is_adapter = false;
+};
+
+bool holds(const fs::path& folder, const char* file) { return fs::exists(folder / file); }
+
+Source find_source(const ExportOptions& options) {
+  const fs::path given(options.source);
+  if (!fs::is_directory(given)) {
+    throw ConfigError(fmt::format("RUN: '{}' is no folder", options.source));
+  }
+  std::string adapter;
+  std::string model;
+  for (const fs::path& folder : {given, given / "adapter"}) {
+    if (holds(folder, "adapter_config.json")) adapter = folder.string();
+  }
+  for (const fs::path& folder : {given, given / "model"}) {
+    if (holds(folder, "config.json")) model = folder.string();
+  }
+  const bool wants_adapter = options.part == ExportPart::kAdapter;
+  const bool wants_model = options.part == ExportPart::kModel;
+  if (options.part == ExportPart::kOnlyOne && !adapter.empty() && !model.empty()) {
+    throw ConfigError(
+        fmt::format("--part: the run '{}' trained an adapter and weights; choose adapter or model",
+                    options.source));
+  }
+  if (!adapter.empty() && !wants_model) return {adapter, true};
+  if (!model.empty() && !wants_adapter) return {model, false};
+  throw ConfigError(fmt::format("RUN: '{}' holds no finished {}", options.source,
+                                wants_adapter ? "adapter"
+                                : wants_model ? "model"
+                                              : "adapter or model"));
+}
+
+TokenizerFiles tokenizer_of(const std::string& folder) {
+  return has_tokenizer(folder) ? load_tokenizer(folder)->files() : TokenizerFiles{};
+}
+
+// Adapters of the shapes that the folder's tensors have: the base itself is not needed.
+std::vector<std::unique_ptr<LoraAdapter>> adapters_in(
+    const SafetensorsFile& file, const PeftConfig& config,
+    std::vector<std::pair<std::string, Adapter*>>& by_module, Arena& arena, Stream& stream) {
+  std::vector<std::unique_ptr<LoraAdapter>> adapters;
+  for (const SafetensorsEntry& a : file.entries()) {
+    if (!a.name.starts_with(kPeftPrefix) || !a.name.ends_with(kLoraA)) continue;
+    const std::string module =
+        a.name.substr(kPeftPrefix.size(), a.name.size() - kPeftPrefix.size() - kLoraA.size());
+    const SafetensorsEntry& b = file.at(fmt::format("{}{}.lora_B.weight", kPeftPrefix, module));
+    if (a.shape.rank() != 2 || b.shape.rank() != 2) {
+      throw FormatError(fmt::format("{}: {}: A {} and B {} are not both matrices", file.path(),
+                                    module, to_string(a.shape), to_string(b.shape)));
+    }
+    const LinearSite site{module, a.shape.dim(1), b.shape.dim(0), ShardSpec::replicated()};
+    const LoraOptions options{.rank = config.rank_of(module),
+                              .alpha = config.alpha_of(module),
+                              .rslora = config.use_rslora};
+    adapters.push_back(std::make_unique<LoraAdapter>(site, options, /*seed=*/0, arena, stream));
+    by_module.emplace_back(module, adapters.back().get());
+  }
+  if (adapters.empty()) {
+    throw FormatError(
+        fmt::format("{}: no tensor named {}<module>{}", file.path(), kPeftPrefix, kLoraA));
+  }
+  return adapters;
+}
+
+bool is_zero(const Tensor& tensor) {
+  const auto* values = tensor.data<float>();
+  return std::all_of(values, values + tensor.numel(), [](float value) { return value == 0.0f; });
+}
+
+void export_adapter(const std::string& output, ExportReport& report) {
+  const PeftConfig config = read_peft_config(report.source);
+  Arena arena;
+  Stream stream;
+  std::vector<std::pair<std::string, Adapter*>> by_module;
+  const SafetensorsFile file(report.source + "/adapter_model.safetensors");
+  const auto adapters = adapters_in(file, config, by_module, arena, stream);
+  load_peft_weights(report.source, by_module);
+  report.changes_nothing = true;
+  for (const auto& adapter : adapters) {
+    for (const Parameter* parameter : adapter->parameters()) {
+      ++report.tensors;
+      report.elements += parameter->dense().numel();
+      const bool is_b = parameter->role == ParameterRole::kLoraB;
+      if (is_b && !is_zero(parameter->dense())) report.changes_nothing = false;
+    }
+  }
+  write_peft_folder(output, config, by_module, tokenizer_of(report.source));
+}
+
+void export_model(const ExportOptions& options, ExportReport& report) {
+  const ModelFiles files = open_model(report.source);
+  Arena arena;
+  std::vector<NamedTensor> tensors;
+  for (const auto& [name, shape] : weight_shapes(files.config)) {
+    // In its own type; read() refuses a shape that config.json does not imply.
+    tensors.push_back({name, arena.allocate("weights", files.weights->dtype(name), shape)});
+    files.weights->read(name, tensors.back().tensor);
+    ++report.tensors;
+    report.elements += shape.numel();
+  }
+  write_hf_folder(options.output, files.config, tensors, tokenizer_of(report.source),
+                  options.overwrite);
+}
+
+class ExportVerb : public Verb {
+ public:
+  std::string name() const override { return "export"; }
+  std::string help() const override {
+    return "write what a run trained as a PEFT adapter folder or a Hugging Face model";
+  }
+  void add_options(CLI::App& app) override {
+    app.add_option("RUN", options_.source, "run folder, or an adapter or model folder")->required();
+    app.add_option("-o,--output", options_.output, "folder to write")->required();
+    app.add_option("--part", part_, "of a run that trained both: adapter or model")
+        ->check(CLI::IsMember({"adapter", "model"}));
+    app.add_flag("--overwrite", options_.overwrite, "replace the folder when it exists");
+  }
+  int run(VerbContext& context) override {
+    if (context.world.rank() != 0) return static_cast<int>(ExitCode::kDone);
+    if (part_ == "adapter") options_.part = ExportPart::kAdapter;
+    if (part_ == "model") options_.part = ExportPart::kModel;
+    const ExportReport report = export_result(options_);
+    fmt::print(context.out, "{}: {} from {}, {} tensors, {} elements\n", options_.output,
+               report.is_adapter ? "PEFT adapter" : "model", report.source, report.tensors,
+               report.elements);
+    if (report.changes_nothing) {
+      fmt::print(context.out, "warning: every lora_B is zero, this adapter changes nothing\n");
+    }
+    return static_cast<int>(ExitCode::kDone);
+  }
+
+ private:
+  ExportOptions options_;
+  std::string part_;
+};
+
+}  // namespace
+
+ExportReport export_result(const ExportOptions& options) {
+  const Source source = find_source(options);
+  std::error_code ignored;
+  if (fs::equivalent(source.folder, options.output, ignored)) {
+    throw ConfigError(fmt::format("--output: '{}' is the folder to export", options.output));
+  }
+  if (fs::exists(options.output) && !options.overwrite) {
+    throw ConfigError(
+        fmt::format("--output: '{}' exists; --overwrite replaces it", options.output));
+  }
+  ExportReport report;
+  report.is_adapter = source.is_adapter;
+  report.source = source.folder;
+  source.is_adapter ? export_adapter(options.output, report) : export_model(options, report);
+  return report;
+}
+
+std::unique_ptr<Verb> make_export_verb() { return std::make_unique<ExportVerb>(); }
+
+}  // namespace rankwise

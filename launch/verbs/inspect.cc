@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "launch/verbs/inspect.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <CLI/CLI.hpp>
+#include <cmath>
+#include <filesystem>
+#include <map>
+#include <ostream>
+
+#include "launch/model_files.h"
+#include "launch/progress_line.h"
+#include "model/adapters/peft_folder.h"
+#include "model/model_config.h"
+#include "runtime/arena.h"
+#include "runtime/io/atomic_file.h"
+#include "runtime/io/quantized_store.h"
+#include "runtime/io/safetensors.h"
+#include "runtime/io/sha256.h"
+#include "runtime/io/weight_source.h"
+
+namespace rankwise {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct TensorRow {
+  std::string name;
+  std::string storage;  // "F32", "nf4", "nf4 double"
+  Shape shape;
+  int64_t bytes = 0;
+};
+
+bool is_floating(DType dtype) {
+  return dtype == DType::kF16 || dtype == DType::kBF16 || dtype == DType::kF32 ||
+         dtype == DType::kF64;
+}
+
+void require_finite(const Tensor& values, const std::string& place) {
+  const float* data = values.data<float>();
+  for (int64_t i = 0; i < values.numel(); ++i) {
+    if (!std::isfinite(data[i])) {
+      throw FormatError(fmt::format("{}: element {} is not finite", place, i));
+    }
+  }
+}
+
+std::vector<TensorRow> rows_of(const SafetensorsFile& file) {
+  std::vector<TensorRow> rows;
+  for (const SafetensorsEntry& entry : file.entries()) {
+    rows.push_back({entry.name, std::string(name_of(entry.dtype)), entry.shape,
+                    static_cast<int64_t>(entry.end - entry.begin)});
+  }
+  return rows;
+}
+
+std::vector<TensorRow> rows_of(const WeightSource& source) {
+  // Sizes without reading: a measuring arena has no memory behind it.
+  Arena arena(Device{}, Arena::Mode::kMeasure);
+  std::vector<TensorRow> rows;
+  for (const std::string& name : source.names()) {
+    const Arena::Scope scope = arena.scope("inspect");
+    if (const auto quantized = source.read_quantized(name, arena, "inspect")) {
+      rows.push_back({name, quantized->nested() ? "nf4 double" : "nf4", quantized->shape,
+                      quantized->bytes()});
+    } else {
+      const Shape shape = source.shape(name);
+      const DType dtype = source.dtype(name);
+      rows.push_back({name, std::string(name_of(dtype)), shape, shape.numel() * bits_of(dtype) / 8});
+    }
+  }
+  return rows;
+}
+
+class InspectVerb : public Verb {
+ public:
+  std::string name() const override { return "inspect"; }
+  std::string help() const override { return "what is in a model, store, adapter or run folder"; }
+  void add_options(CLI::App& app) override {
+    app.add_option("PATH", path_,
+                   "Hugging Face folder, adapter folder, run folder, safetensors file, or store")
+        ->required();
+    app.add_flag("--tensors", list_tensors_, "list every tensor");
+    app.add_flag("--verify", verify_,
+                 "read everything: stored checksums, digests of a run's data and base, values that "
+                 "are not finite");
+  }
+
+  int run(VerbContext& context) override {
+    if (context.world.rank() != 0) return static_cast<int>(ExitCode::kDone);
+    std::ostream& out = context.out;
+    if (!fs::exists(path_)) throw ConfigError(fmt::format("'{}' does not exist", path_));
+    if (fs::is_directory(path_)) {
+      inspect_folder(out);
+    } else if (path_.ends_with(".safetensors")) {
+      inspect_safetensors(path_, out);
+    } else if (is_quantized_store(path_)) {
+      out << fmt::format("store written by `rankwise quantize`: {}\n", path_);
+      out << fmt::format("files        {}\n", fmt::join(store_files(path_), ", "));
+      inspect_model(out);
+    } else {
+      throw FormatError(
+          fmt::format("{}: neither a safetensors file nor a store of `rankwise quantize`", path_));
+    }
+    return static_cast<int>(ExitCode::kDone);
+  }
+
+ private:
+  void inspect_folder(std::ostream& out) const {
+    const fs::path folder(path_);
+    if (fs::exists(folder / "run.json")) {
+      inspect_run(out);
+    } else if (fs::exists(folder / "adapter_config.json")) {
+      inspect_adapter(out);
+    } else if (fs::exists(folder / "config.json")) {
+      out << fmt::format("model folder: {}\n", path_);
+      inspect_model(out);
+    } else {
+      throw FormatError(fmt::format(
+          "{}: no run.json (run), adapter_config.json (adapter) or config.json (model) inside",
+          path_));
+    }
+  }
+
+  void inspect_model(std::ostream& out) const {
+    const ModelConfig config = load_model_config(path_);
+    out << fmt::format(
+        "model        {}, {} layers, hidden {}, {} heads ({} key/value), vocabulary {}\n"
+        "parameters   {}{}\n",
+        config.model_type, config.num_hidden_layers, config.hidden_size, config.num_attention_heads,
+        config.num_key_value_heads, config.vocab_size, parameter_count(config),
+        config.tie_word_embeddings ? " (head tied to the embedding)" : "");
+    const std::unique_ptr<WeightSource> source = open_weights(path_);
+    print_tensors(rows_of(*source), out);
+    if (verify_) verify_weights(*source, out);
+  }
+
+  void inspect_adapter(std::ostream& out) const {
+    const PeftConfig config = read_peft_config(path_);
+    out << fmt::format("adapter folder: {}\n", path_);
+    out << fmt::format("method       {}, rank {}, alpha {}{}, dropout {}\n", config.peft_type,
+                       config.r, config.lora_alpha, config.use_rslora ? " (rslora)" : "",
+                       config.lora_dropout);
+    out << fmt::format("base         {}\n", config.base_model_name_or_path);
+    out << fmt::format("targets      {}\n", fmt::join(config.target_modules, ", "));
+    inspect_safetensors(path_ + "/adapter_model.safetensors", out);
+  }
+
+  void inspect_safetensors(const std::string& path, std::ostream& out) const {
+    const SafetensorsFile file(path);
+    out << fmt::format("safetensors  {}\n", path);
+    for (const auto& [key, value] : file.metadata()) {
+      out << fmt::format("metadata     {}: {}\n", key, value);
+    }
+    print_tensors(rows_of(file), out);
+    if (!verify_) return;
+    Arena arena;
+    for (const SafetensorsEntry& entry : file.entries()) {
+      if (!is_floating(entry.dtype)) continue;
+      const Arena::Scope scope = arena.scope("inspect");
+      const Tensor values = arena.allocate("inspect", DType::kF32, entry.shape);
+      file.read(entry, values);
+      require_finite(values, fmt::format("{}: {}", path, entry.name));
+    }
+    out << fmt::format("verified     every value is finite; sha256 {}\n", sha256_file(path));
+  }
+
+  void inspect_run(std::ostream& out) const {
+    const Json run = read_json_file(path_ + "/run.json");
+    out << fmt::format("run folder: {}\n", path_);
+    for (const char* key : {"version", "commit", "ranks", "device"}) {
+      if (run.contains(key)) out << fmt::format("{:<12} {}\n", key, text_of(run[key]));
+    }
+    const std::string base = run.value(Json::json_pointer("/config/model/path"), std::string());
+    out << fmt::format("base         {}\n", base.empty() ? "not recorded" : base);
+    const fs::path summary = fs::path(path_) / "summary.txt";
+    if (fs::exists(summary)) {
+      out << read_file(summary.string());
+    } else {
+      out << "state        not finished: no summary.txt\n";
+    }
+    if (verify_) verify_run(run, base, out);
+  }
+
+  // Whether the data and the base are still those the run used.
+  void verify_run(const Json& run, const std::string& base, std::ostream& out) const {
+    int64_t checked = 0;
+    const auto check = [&](const std::string& path, const Json& recorded, const std::string& now) {
+      if (recorded != now) {
+        throw FormatError(fmt::format("{}: changed since the run: sha256 {} now, {} then", path, now,
+                                      text_of(recorded)));
+      }
+      ++checked;
+    };
+    if (run.contains("data_sha256")) {
+      for (const auto& [path, digest] : run["data_sha256"].items()) {
+        check(path, digest, sha256_file(path));
+      }
+    }
+    if (run.contains("base_sha256")) check(base, run["base_sha256"], base_digest(base));
+    out << fmt::format("verified     {} digest(s) of data and base are those of the run\n", checked);
+  }
+
+  // The store's own checksums are compared by reading.
+  void verify_weights(const WeightSource& source, std::ostream& out) const {
+    Arena arena;
+    for (const std::string& name : source.names()) {
+      const Arena::Scope scope = arena.scope("inspect");
+      if (source.read_quantized(name, arena, "inspect")) continue;
+      if (!is_floating(source.dtype(name))) continue;
+      const Tensor values = arena.allocate("inspect", DType::kF32, source.shape(name));
+      source.read(name, values);
+      require_finite(values, fmt::format("{}: {}", source.description(), name));
+    }
+    out << fmt::format("verified     every tensor reads back, every value is finite; base sha256 {}\n",
+                       base_digest(path_));
+  }
+
+  void print_tensors(const std::vector<TensorRow>& rows, std::ostream& out) const {
+    struct Total {
+      int64_t tensors = 0;
+      int64_t elements = 0;
+      int64_t bytes = 0;
+    };
+    std::map<std::string, Total> totals;
+    size_t width = 0;
+    for (const TensorRow& row : rows) {
+      Total& total = totals[row.storage];
+      ++total.tensors;
+      total.elements += row.shape.numel();
+      total.bytes += row.bytes;
+      width = std::max(width, row.name.size());
+    }
+    for (const auto& [storage, total] : totals) {
+      out << fmt::format("{:<12} {} tensors, {} elements, {}\n", storage, total.tensors,
+                         total.elements, format_bytes(total.bytes));
+    }
+    if (!list_tensors_) return;
+    for (const TensorRow& row : rows) {
+      out << fmt::format("  {:<{}}  {:<10}  {:<16}  {}\n", row.name, width, row.storage,
+                         to_string(row.shape), format_bytes(row.bytes));
+    }
+  }
+
+  static std::string text_of(const Json& value) {
+    return value.is_string() ? value.get<std::string>() : value.dump();
+  }
+
+  std::string path_;
+  bool list_tensors_ = false;
+  bool verify_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Verb> make_inspect_verb() { return std::make_unique<InspectVerb>(); }
+
+}  // namespace rankwise

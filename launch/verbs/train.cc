@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "launch/verbs/train.h"
+
+#include <CLI/CLI.hpp>
+#include <ostream>
+
+#include "launch/training_run.h"
+
+namespace rankwise {
+namespace {
+
+class TrainVerb : public Verb {
+ public:
+  std::string name() const override { return "train"; }
+  std::string help() const override {
+    return "fine-tune a model; alone, or on many ranks under mpirun or srun";
+  }
+  void add_options(CLI::App& app) override {
+    app.add_option("run", run_, "configuration of the run (YAML)")->required();
+    app.add_option("overrides", overrides_, "key=value pairs over the file, e.g. optim.lr=2e-4");
+    app.add_flag("--dry-run", dry_run_, "check everything and show the memory plan; no steps");
+    app.add_flag("--print-config", print_config_, "print the resolved configuration and stop");
+    app.add_flag("--overwrite", overwrite_, "replace the run that stands in checkpoint.dir");
+  }
+  bool needs_mpi() const override { return true; }
+
+  int run(VerbContext& context) override {
+    const TrainConfig config = load_train_config(run_, overrides_);
+    if (print_config_) {
+      context.out << rankwise::print_config(config);
+      return static_cast<int>(ExitCode::kDone);
+    }
+    TrainingRun training(config, context);
+    if (dry_run_) {
+      context.out << training.describe_plan();
+    } else {
+      training.run(overwrite_);
+    }
+    return static_cast<int>(ExitCode::kDone);
+  }
+
+ private:
+  std::string run_;
+  std::vector<std::string> overrides_;
+  bool dry_run_ = false;
+  bool print_config_ = false;
+  bool overwrite_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Verb> make_train_verb() { return std::make_unique<TrainVerb>(); }
+
+}  // namespace rankwise

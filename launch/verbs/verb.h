@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// Verb: one subcommand of the program, and the table of all of them.
+#pragma once
+
+#include <iosfwd>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "parallel/communicator.h"
+
+namespace CLI {
+class App;
+}
+
+namespace rankwise {
+
+// What a verb may know about the process it runs in.
+struct VerbContext {
+  Communicator& world;
+  int local_rank = 0;  // among the ranks of this host
+  int local_size = 1;
+  std::string host;
+  std::ostream& out;  // the console of rank 0; other ranks' writes go nowhere
+};
+
+class Verb {
+ public:
+  virtual ~Verb() = default;
+  virtual std::string name() const = 0;
+  virtual std::string help() const = 0;  // one line
+  // Options bind to members of the verb, which run() then reads.
+  virtual void add_options(CLI::App& app) = 0;
+  // Whether MPI is started even without mpirun. Under mpirun or srun it always is.
+  virtual bool needs_mpi() const { return false; }
+  // Returns the exit code. User-caused failures are thrown as Error.
+  virtual int run(VerbContext& context) = 0;
+};
+
+// One instance of every verb, in the order of the help (registry.cc: one line per verb).
+std::vector<std::unique_ptr<Verb>> make_verbs();
+
+}  // namespace rankwise

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// ParameterLoader: makes the parameters of a model from a weight source, as the plan demands.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "model/causal_lm.h"
+
+namespace rankwise {
+
+// Shapes are checked before anything is read. FormatError names tensor and source. Nothing is read
+// into an arena in measuring mode.
+class ParameterLoader {
+ public:
+  ParameterLoader(const WeightSource& source, const ModelPlan& plan, Arena& arena, Stream& stream)
+      : source_(&source), plan_(&plan), arena_(&arena), stream_(&stream) {}
+
+  // F32; trainable when the plan says so.
+  Parameter dense(const std::string& name, const Shape& shape, ParameterRole role,
+                  const ShardSpec& spec) const;
+  // The same, but held in 4 bits when it is frozen and the source or the plan has it so.
+  Parameter linear_weight(const std::string& name, const Shape& shape, const ShardSpec& spec) const;
+  // Null when the plan has none for this place.
+  std::unique_ptr<Adapter> adapter(const LinearSite& site) const;
+
+ private:
+  bool trained(const std::string& name) const;
+  void check_shape(const std::string& name, const Shape& expected) const;
+  void read(const std::string& name, const Tensor& out) const;
+  QuantizedTensor quantized(const std::string& name, const Shape& shape) const;
+
+  const WeightSource* source_;
+  const ModelPlan* plan_;
+  Arena* arena_;
+  Stream* stream_;
+};
+
+}  // namespace rankwise

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "parallel/collective.h"
+
+#include <unistd.h>
+
+#include <array>
+
+namespace rankwise {
+
+void check_reducible(const Tensor& tensor, std::string_view operation) {
+  check_transferable(tensor, operation);
+  const DType dtype = tensor.dtype();
+  RW_ASSERT(
+      dtype == DType::kF32 || dtype == DType::kF64 || dtype == DType::kI32 || dtype == DType::kI64,
+      "{}: cannot reduce {}", operation, name_of(dtype));
+}
+
+void check_transferable(const Tensor& tensor, std::string_view operation) {
+  RW_ASSERT(tensor.defined(), "{}", operation);
+  RW_ASSERT(tensor.is_contiguous(), "{}: strided tensor", operation);
+  RW_ASSERT(!tensor.device().is_cuda(), "{}: host tensors only", operation);
+}
+
+void check_gatherable(const Tensor& out, const Tensor& in, int size, std::string_view operation) {
+  check_transferable(out, operation);
+  check_transferable(in, operation);
+  RW_ASSERT(out.dtype() == in.dtype() && out.rank() > 0 && out.dim(0) == size &&
+                out.numel() == in.numel() * size,
+            "{}: out {} in {} ranks {}", operation, to_string(out.shape()), to_string(in.shape()),
+            size);
+}
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  return gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "unknown host";
+}
+
+}  // namespace rankwise

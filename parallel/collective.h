@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// What all communicators share: argument checks, the host's name, a collective already finished.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "parallel/communicator.h"
+
+namespace rankwise {
+
+// Abort on tensors no communicator can take: these are our own mistakes, never the user's.
+void check_reducible(const Tensor& tensor, std::string_view operation);
+void check_transferable(const Tensor& tensor, std::string_view operation);
+void check_gatherable(const Tensor& out, const Tensor& in, int size, std::string_view operation);
+
+// Name of this machine, for error messages.
+std::string host_name();
+
+class FinishedCollective : public PendingCollective {
+ public:
+  void wait() override {}
+};
+
+}  // namespace rankwise

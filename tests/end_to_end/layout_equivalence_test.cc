@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// Ring 4: the same global batch gives the same training whatever the ranks, the accumulation, the
+// packing and the recomputation.
+#include <gtest/gtest.h>
+
+#include "tests/end_to_end/small_run.h"
+
+namespace rankwise::testing {
+namespace {
+
+constexpr double kRelative = 1e-5;
+
+void expect_close(const SmallRunResult& actual, const SmallRunResult& expected) {
+  ASSERT_EQ(actual.losses.size(), expected.losses.size());
+  for (size_t step = 0; step < expected.losses.size(); ++step) {
+    EXPECT_NEAR(actual.losses[step], expected.losses[step], kRelative * expected.losses[step])
+        << "loss of step " << step;
+    EXPECT_NEAR(actual.norms[step], expected.norms[step], 1e-4 * expected.norms[step])
+        << "norm of step " << step;
+  }
+}
+
+SmallRunResult train_alone(const TrainConfig& config) {
+  const auto world = make_single_communicator();
+  return train(config, *world);
+}
+
+TEST(LayoutEquivalence, TrainingLowersTheLoss) {
+  const SmallRun run;
+  const SmallRunResult result = train_alone(run.config({"train.steps=30"}));
+  EXPECT_LT(result.losses.back(), 0.9 * result.losses.front());
+}
+
+TEST(LayoutEquivalence, OneTwoAndFourRanksGiveTheSameLosses) {
+  const SmallRun run;
+  const SmallRunResult alone = train_alone(run.config());
+  for (int ranks : {2, 4}) {
+    SCOPED_TRACE(ranks);
+    expect_close(train_on_threads(run.config(), ranks), alone);
+  }
+}
+
+TEST(LayoutEquivalence, AccumulationOneTwoAndFourGiveTheSameLosses) {
+  const SmallRun run;
+  const SmallRunResult one = train_alone(run.config({"train.micro_batch=8"}));
+  for (const char* micro_batch : {"train.micro_batch=4", "train.micro_batch=2"}) {
+    SCOPED_TRACE(micro_batch);
+    expect_close(train_alone(run.config({micro_batch})), one);
+  }
+}
+
+TEST(LayoutEquivalence, RanksTimesAccumulationGiveTheSameLosses) {
+  const SmallRun run;
+  const SmallRunResult alone = train_alone(run.config({"train.micro_batch=8"}));
+  expect_close(train_on_threads(run.config({"train.micro_batch=2"}), 2), alone);
+  expect_close(train_on_threads(run.config({"train.micro_batch=1"}), 4), alone);
+}
+
+TEST(LayoutEquivalence, PackedEqualsUnpacked) {
+  // One global batch holds the whole data either way, so every step sees the same documents.
+  const SmallRun run({.rows = 8, .min_length = 16, .max_length = 16});
+  const SmallRunResult unpacked = train_alone(run.config({"train.global_batch=8"}));
+  const SmallRunResult packed = train_alone(run.config(
+      {"data.packing=true", "data.seq_len=64", "train.global_batch=2", "train.micro_batch=2"}));
+  expect_close(packed, unpacked);
+}
+
+TEST(LayoutEquivalence, RecomputeOnEqualsOffBitForBit) {
+  const SmallRun run;
+  const std::vector<std::string> dropout = {"adapt.0.dropout=0.1"};
+  const SmallRunResult kept = train_alone(run.config(dropout));
+  const SmallRunResult recomputed =
+      train_alone(run.config({"adapt.0.dropout=0.1", "train.recompute=full"}));
+  EXPECT_EQ(kept.losses, recomputed.losses);
+  EXPECT_EQ(kept.norms, recomputed.norms);
+  EXPECT_EQ(kept.adapter, recomputed.adapter);
+}
+
+TEST(LayoutEquivalence, QuantisedBaseTrainsTheSameOnTwoRanks) {
+  const SmallRun run;
+  const std::vector<std::string> nf4 = {"model.quant=nf4"};
+  expect_close(train_on_threads(run.config(nf4), 2), train_alone(run.config(nf4)));
+}
+
+TEST(LayoutEquivalence, FullTrainingIsTheSameOnTwoRanks) {
+  const SmallRun run;
+  TrainConfig config = run.config();
+  AdaptRule rule;
+  rule.match = {"*"};
+  rule.method = AdaptMethod::kFull;
+  config.adapt = {rule};
+  expect_close(train_on_threads(config, 2), train_alone(config));
+}
+
+TEST(LayoutEquivalence, SameRunTwiceIsTheSameBitForBit) {
+  const SmallRun run;
+  EXPECT_EQ(train_alone(run.config()).adapter, train_alone(run.config()).adapter);
+  EXPECT_EQ(train_on_threads(run.config(), 2).adapter, train_on_threads(run.config(), 2).adapter);
+}
+
+}  // namespace
+}  // namespace rankwise::testing

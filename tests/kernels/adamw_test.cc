@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/adamw.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "tests/support/kernel_harness.h"
+
+namespace rankwise {
+namespace {
+
+using testing::expect_close;
+using testing::expect_identical;
+using testing::GuardedMemory;
+
+// With a large eps the variants of AdamW differ in the first step: decay before the update and eps
+// added to the corrected root give 0.9066667, decay after it 0.9075, an uncorrected eps 0.9764838.
+TEST(AdamW, DecaysFirstAndAddsEpsToTheCorrectedRoot) {
+  GuardedMemory memory;
+  Stream stream;
+  const Tensor p = memory.of<float>({1}, {1.0f});
+  const Tensor m = memory.zeros({1});
+  const Tensor v = memory.zeros({1});
+  const AdamWParams params{.lr = 0.1, .eps = 0.1, .weight_decay = 0.1, .step = 1};
+  adamw(p, m, v, memory.of<float>({1}, {0.5f}), 1.0f, params, stream);
+  EXPECT_NEAR(0.9066667, p.data<float>()[0], 1e-7);
+}
+
+// Worked by hand with lr 0.1, betas 0.5 and 0.75, eps 0, no decay; gradients 1, -1, 2:
+//   t  m       v         m / (1 - b1^t)  v / (1 - b2^t)   step
+//   1  0.5     0.25      1               1                -0.1
+//   2  -0.25   0.4375    -1/3            1                +0.1 / 3
+//   3  0.875   1.328125  1               2.2972973        -0.1 / 1.5156838
+TEST(AdamW, FollowsThreeStepsWorkedByHand) {
+  GuardedMemory memory;
+  Stream stream;
+  const Tensor p = memory.of<float>({1}, {2.0f});
+  const Tensor m = memory.zeros({1});
+  const Tensor v = memory.zeros({1});
+  AdamWParams params{.lr = 0.1, .beta1 = 0.5, .beta2 = 0.75, .eps = 0.0};
+  const std::vector<float> gradients{1.0f, -1.0f, 2.0f};
+  const std::vector<double> means{0.5, -0.25, 0.875};
+  const std::vector<double> squares{0.25, 0.4375, 1.328125};
+  const std::vector<double> weights{1.9, 1.9333333, 1.8673565};
+  for (size_t t = 0; t < 3; ++t) {
+    params.step = static_cast<int64_t>(t) + 1;
+    adamw(p, m, v, memory.of<float>({1}, {gradients[t]}), 1.0f, params, stream);
+    EXPECT_NEAR(means[t], m.data<float>()[0], 1e-7);
+    EXPECT_NEAR(squares[t], v.data<float>()[0], 1e-7);
+    EXPECT_NEAR(weights[t], p.data<float>()[0], 3e-7);
+  }
+}
+
+TEST(AdamW, AgreesWithDoublePrecisionReferenceInEveryElement) {
+  for (const int64_t count : {1, 3, 65, 40001}) {
+    GuardedMemory memory;
+    Stream stream;
+    const Tensor p = memory.normal({count});
+    const Tensor m = memory.normal({count}, 0.1f);
+    const Tensor v = memory.uniform({count}, 0.0f, 0.1f);
+    const Tensor g = memory.normal({count});
+    const AdamWParams params{.lr = 0.01, .weight_decay = 0.1, .step = 5};
+    const float clip = 0.25f;
+    std::vector<double> expected;
+    for (int64_t i = 0; i < count; ++i) {
+      const double grad = static_cast<double>(g.data<float>()[i]) * clip;
+      const double mean = 0.9 * m.data<float>()[i] + 0.1 * grad;
+      const double square = 0.999 * v.data<float>()[i] + 0.001 * grad * grad;
+      const double root = std::sqrt(square) / std::sqrt(1.0 - std::pow(0.999, 5.0));
+      expected.push_back(p.data<float>()[i] * (1.0 - 0.01 * 0.1) -
+                         0.01 / (1.0 - std::pow(0.9, 5.0)) * mean / (root + 1e-8));
+    }
+    adamw(p, m, v, g, clip, params, stream);
+    expect_close(p, expected, 1e-6, 1e-6);
+  }
+}
+
+TEST(AdamW, LeavesWeightsAloneWithoutGradientOrDecay) {
+  GuardedMemory memory;
+  Stream stream;
+  const Tensor p = memory.normal({33});
+  const Tensor before = memory.copy_of(p);
+  adamw(p, memory.zeros({33}), memory.zeros({33}), memory.zeros({33}), 1.0f, {}, stream);
+  expect_identical(p, before);
+}
+
+TEST(AdamWDeathTest, RefusesStepZero) {
+  GuardedMemory memory;
+  Stream stream;
+  const Tensor x = memory.zeros({2});
+  EXPECT_DEATH(adamw(x, x, x, x, 1.0f, AdamWParams{.step = 0}, stream), "step 0");
+}
+
+}  // namespace
+}  // namespace rankwise

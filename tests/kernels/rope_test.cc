@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/rope.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "tests/support/kernel_harness.h"
+
+namespace rankwise {
+namespace {
+
+using testing::expect_close;
+using testing::expect_gradient;
+using testing::GuardedMemory;
+using testing::weighted_sum;
+
+struct Tables {
+  Tables(GuardedMemory& memory, const std::vector<int32_t>& positions, int64_t dim,
+         float theta = 10000.0f) {
+    std::vector<float> frequencies;
+    for (int64_t j = 0; j < dim / 2; ++j) {
+      frequencies.push_back(
+          std::pow(theta, -2.0f * static_cast<float>(j) / static_cast<float>(dim)));
+    }
+    const auto tokens = static_cast<int64_t>(positions.size());
+    cos = memory.poisoned({tokens, dim / 2});
+    sin = memory.poisoned({tokens, dim / 2});
+    inv_freq = memory.of<float>({dim / 2}, frequencies);
+    rope_tables(cos, sin, memory.of<int32_t>({tokens}, positions), inv_freq, stream);
+  }
+  Stream stream;
+  Tensor cos, sin, inv_freq;
+};
+
+TEST(Rope, TablesAreCosineAndSineOfTheFp32Angle) {
+  GuardedMemory memory;
+  const std::vector<int32_t> positions{0, 1, 17, 4095, 0};
+  const Tables tables(memory, positions, 24);
+  std::vector<double> cos;
+  std::vector<double> sin;
+  for (const int32_t position : positions) {
+    for (const float frequency : GuardedMemory::elements(tables.inv_freq)) {
+      const float angle = static_cast<float>(position) * frequency;
+      cos.push_back(std::cos(static_cast<double>(angle)));
+      sin.push_back(std::sin(static_cast<double>(angle)));
+    }
+  }
+  expect_close(tables.cos, cos, 1e-7, 1e-7);
+  expect_close(tables.sin, sin, 1e-7, 1e-7);
+}
+
+TEST(Rope, PairsElementsHalfAHeadApart) {
+  GuardedMemory memory;
+  Stream stream;
+  // One angle of 90 degrees, one of 0: (x0, x1 | x2, x3) becomes (-x2, x1 | x0, x3).
+  const Tensor cos = memory.of<float>({1, 2}, {0.0f, 1.0f});
+  const Tensor sin = memory.of<float>({1, 2}, {1.0f, 0.0f});
+  const Tensor x = memory.of<float>({1, 1, 4}, {1.0f, 2.0f, 3.0f, 4.0f});
+  rope(x, cos, sin, false, stream);
+  expect_close(x, std::vector<double>{-3.0, 2.0, 1.0, 4.0}, 0.0, 0.0);
+  rope(x, cos, sin, true, stream);
+  expect_close(x, std::vector<double>{1.0, 2.0, 3.0, 4.0}, 0.0, 0.0);
+}
+
+TEST(Rope, AgreesWithDoublePrecisionReference) {
+  for (const int64_t dim : {8, 24, 64, 128}) {
+    GuardedMemory memory;
+    Stream stream;
+    std::vector<int32_t> positions;
+    for (int32_t t = 0; t < 65; ++t) positions.push_back(t % 33);  // two documents
+    const Tables tables(memory, positions, dim);
+    const int64_t heads = 3;
+    const Tensor x = memory.normal({65, heads, dim});
+    std::vector<double> expected(static_cast<size_t>(x.numel()));
+    for (int64_t row = 0; row < 65 * heads; ++row) {
+      for (int64_t j = 0; j < dim / 2; ++j) {
+        const int64_t t = row / heads;
+        const double c = tables.cos.data<float>()[t * dim / 2 + j];
+        const double s = tables.sin.data<float>()[t * dim / 2 + j];
+        const double low = x.data<float>()[row * dim + j];
+        const double high = x.data<float>()[row * dim + j + dim / 2];
+        expected[static_cast<size_t>(row * dim + j)] = low * c - high * s;
+        expected[static_cast<size_t>(row * dim + j + dim / 2)] = high * c + low * s;
+      }
+    }
+    rope(x, tables.cos, tables.sin, false, stream);
+    expect_close(x, expected, 1e-6, 1e-6);
+  }
+}
+
+TEST(Rope, InverseIsTheBackwardPass) {
+  GuardedMemory memory;
+  Stream stream;
+  const Tables tables(memory, {5, 9, 2}, 8);
+  const Tensor x = memory.normal({3, 2, 8});
+  const Tensor dy = memory.normal({3, 2, 8});
+  const Tensor dx = memory.copy_of(dy);
+  rope(dx, tables.cos, tables.sin, true, stream);
+  expect_gradient(x, dx, [&] {
+    const Tensor y = memory.copy_of(x);
+    rope(y, tables.cos, tables.sin, false, stream);
+    return weighted_sum(y, dy);
+  });
+}
+
+TEST(RopeDeathTest, RefusesTablesOfAnotherHeadDim) {
+  GuardedMemory memory;
+  Stream stream;
+  const Tables tables(memory, {0, 1}, 8);
+  EXPECT_DEATH(rope(memory.zeros({2, 1, 16}), tables.cos, tables.sin, false, stream),
+               "rope: cos has shape");
+}
+
+}  // namespace
+}  // namespace rankwise

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+// TrainingRig: a model, its gradients and AdamW on one rank, stepped by hand as the trainer would.
+#pragma once
+
+#include <cmath>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "model/adapters/lora_adapter.h"
+#include "model/causal_lm.h"
+#include "optim/adamw_optimizer.h"
+#include "optim/clip_gradients.h"
+#include "runtime/data/micro_batch.h"
+
+namespace rankwise::testing {
+
+struct LossSums {
+  double loss = 0.0;
+  double tokens = 0.0;
+  double hits = 0.0;
+  double mean() const { return loss / tokens; }
+};
+
+struct RigOptions {
+  ModelPlan plan;
+  std::function<std::optional<LoraOptions>(const LinearSite&)> lora;
+  Arena::Mode arena_mode = Arena::Mode::kReserve;
+};
+
+inline RigOptions with_lora(const LoraOptions& lora) {
+  RigOptions options;
+  options.lora = [lora](const LinearSite&) { return lora; };
+  return options;
+}
+
+inline RigOptions with_all_trained() {
+  RigOptions options;
+  options.plan.is_trained = [](const std::string&) { return true; };
+  return options;
+}
+
+class TrainingRig {
+ public:
+  TrainingRig(const ModelConfig& config, const WeightSource& weights, RigOptions options)
+      : world_(make_single_communicator()),
+        mesh_(*world_, 1),
+        arena_({}, options.arena_mode),
+        stream_({}, options.arena_mode == Arena::Mode::kMeasure ? Stream::Mode::kMeasure
+                                                                : Stream::Mode::kExecute) {
+    ModelPlan plan = options.plan;
+    if (options.lora) {
+      plan.make_adapter = [this, lora = options.lora,
+                           seed = plan.seed](const LinearSite& site) -> std::unique_ptr<Adapter> {
+        const auto wanted = lora(site);
+        if (!wanted) return nullptr;
+        return std::make_unique<LoraAdapter>(site, *wanted, seed, arena_, stream_);
+      };
+    }
+    model_ = std::make_unique<CausalLm>(config, weights, plan, mesh_, arena_, stream_);
+    trained_ = model_->trained_parameters();
+    reducer_ = std::make_unique<GradientReducer>(trained_, mesh_, arena_);
+  }
+
+  CausalLm& model() { return *model_; }
+  Arena& arena() { return arena_; }
+  Stream& stream() { return stream_; }
+  GradientReducer& reducer() { return *reducer_; }
+  const std::vector<Parameter*>& trained() const { return trained_; }
+
+  Parameter& parameter(const std::string& name) {
+    for (Parameter* parameter : model_->parameters()) {
+      if (parameter->name == name) return *parameter;
+    }
+    RW_ASSERT(false, "no parameter {}", name);
+    std::abort();
+  }
+
+  // Loss without gradients.
+  LossSums evaluate(const MicroBatch& batch) {
+    const auto scope = arena_.scope("activations");
+    ForwardContext context = model_->forward(batch, false, 0, stream_);
+    const Tensor sums = zero_sums();
+    model_->loss(context, sums, stream_);
+    return read(sums);
+  }
+
+  // Logits of all tokens, (T, V), in "golden".
+  Tensor logits(const MicroBatch& batch) {
+    const auto scope = arena_.scope("activations");
+    ForwardContext context = model_->forward(batch, false, 0, stream_);
+    const Tensor logits = model_->logits(context, 0, context.tokens, stream_);
+    const Tensor kept = arena_.allocate("golden", DType::kF32, logits.shape());
+    std::copy_n(logits.data<float>(), logits.numel(), kept.data<float>());
+    return kept;
+  }
+
+  // Gradients of the mean loss over all batches; nothing is updated.
+  LossSums accumulate(const std::vector<MicroBatch>& batches, uint64_t step = 0) {
+    LossSums total;
+    reducer_->begin_step(stream_);
+    for (size_t i = 0; i < batches.size(); ++i) {
+      const auto scope = arena_.scope("activations");
+      ForwardContext context = model_->forward(batches[i], true, step, stream_);
+      const Tensor sums = zero_sums();
+      model_->loss(context, sums, stream_);
+      reducer_->begin_micro_batch(batches[i].trained_tokens, i + 1 == batches.size());
+      model_->backward(context, *reducer_, stream_);
+      const LossSums part = read(sums);
+      total.loss += part.loss;
+      total.tokens += part.tokens;
+      total.hits += part.hits;
+    }
+    reducer_->finish_step(stream_);
+    return total;
+  }
+
+  // LoRA+ when b_factor is not 1.
+  void start_adamw(double weight_decay, double b_factor = 1.0) {
+    groups_.assign(2, {});
+    groups_[0] = {"weights", {}, 1.0, weight_decay};
+    groups_[1] = {"lora_B", {}, b_factor, weight_decay};
+    for (Parameter* parameter : trained_) {
+      groups_[parameter->role == ParameterRole::kLoraB ? 1 : 0].parameters.push_back(parameter);
+    }
+    adamw_ = std::make_unique<AdamWOptimizer>(groups_, AdamWOptions{}, arena_, stream_);
+  }
+
+  struct Step {
+    double loss = 0.0;
+    double gradient_norm = 0.0;
+  };
+  Step train_step(const MicroBatch& batch, double lr, double clip, uint64_t step) {
+    const LossSums sums = accumulate({batch}, step);
+    const ClipResult clipped = clip_gradients(groups_, clip, mesh_, stream_);
+    adamw_->step(groups_, lr, clipped.scale, stream_);
+    return {sums.mean(), clipped.norm};
+  }
+
+ private:
+  Tensor zero_sums() {
+    const Tensor sums = arena_.allocate("activations", DType::kF64, {3});
+    if (!arena_.measuring()) std::fill_n(sums.data<double>(), 3, 0.0);
+    return sums;
+  }
+  LossSums read(const Tensor& sums) const {
+    if (arena_.measuring()) return {};
+    const double* values = sums.data<double>();
+    return {values[0], values[1], values[2]};
+  }
+
+  std::unique_ptr<Communicator> world_;
+  DeviceMesh mesh_;
+  Arena arena_;
+  Stream stream_;
+  std::unique_ptr<CausalLm> model_;
+  std::vector<Parameter*> trained_;
+  std::unique_ptr<GradientReducer> reducer_;
+  std::vector<ParameterGroup> groups_;
+  std::unique_ptr<AdamWOptimizer> adamw_;
+};
+
+}  // namespace rankwise::testing
