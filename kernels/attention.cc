@@ -10,7 +10,7 @@
 namespace rankwise {
 namespace {
 
-void check_inputs(std::string_view op, const AttentionInputs& in) {
+void check_inputs(std::string_view op, const cpu::AttentionInputs& in) {
   RW_ASSERT(in.q.rank() == 3 && in.k.rank() == 3, "{}: q is {}, k is {}", op,
             to_string(in.q.shape()), to_string(in.k.shape()));
   const int64_t kv_heads = in.k.dim(1);
@@ -32,7 +32,7 @@ void check_inputs(std::string_view op, const AttentionInputs& in) {
 void attention(const Tensor& y, const Tensor& log_sum_exp, const Tensor& q, const Tensor& k,
                const Tensor& v, const Tensor& query_offsets, const Tensor& key_offsets,
                const AttentionParams& params, Stream& stream) {
-  const AttentionInputs inputs{q, k, v, query_offsets, key_offsets, params};
+  const cpu::AttentionInputs inputs{q, k, v, query_offsets, key_offsets, params};
   check_inputs("attention", inputs);
   check::f32("attention", "y", y, q.shape());
   if (log_sum_exp.defined()) {
@@ -47,7 +47,7 @@ void attention_backward(const Tensor& dq, const Tensor& dk, const Tensor& dv, co
                         const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& y,
                         const Tensor& log_sum_exp, const Tensor& query_offsets,
                         const Tensor& key_offsets, const AttentionParams& params, Stream& stream) {
-  const AttentionInputs inputs{q, k, v, query_offsets, key_offsets, params};
+  const cpu::AttentionInputs inputs{q, k, v, query_offsets, key_offsets, params};
   check_inputs("attention_backward", inputs);
   check::f32("attention_backward", "dq", dq, q.shape());
   check::f32("attention_backward", "dk", dk, k.shape());

@@ -19,8 +19,7 @@ void copy(const Tensor& y, const Tensor& x, Stream& stream) {
   check::contiguous("copy", "x", x);
   check::contiguous("copy", "y", y);
   check::dtype("copy", "y", y, x.dtype());
-  RW_ASSERT(y.numel() == x.numel(), "copy: y {}, x {}", to_string(y.shape()),
-            to_string(x.shape()));
+  RW_ASSERT(y.numel() == x.numel(), "copy: y {}, x {}", to_string(y.shape()), to_string(x.shape()));
   require_cpu(stream);
   if (stream.measuring()) return;
   cpu::copy(y, x);

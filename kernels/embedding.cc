@@ -18,8 +18,7 @@ void embedding(const Tensor& y, const Tensor& ids, const Tensor& table, Stream& 
   cpu::embedding(y, ids, table);
 }
 
-void embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& ids,
-                        Stream& stream) {
+void embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& ids, Stream& stream) {
   RW_ASSERT(dtable.rank() == 2, "embedding_backward: dtable is {}", to_string(dtable.shape()));
   check::f32("embedding_backward", "dtable", dtable, dtable.shape());
   check::dtype("embedding_backward", "ids", ids, DType::kI32);

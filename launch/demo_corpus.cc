@@ -105,13 +105,16 @@ DemoTaskRow task_row(const Rng& rng, bool held_out) {
   return {sentence(draw, form) + "\nslots: ", demo_slots(place_of(draw))};
 }
 
-// Two different sentences about one place.
+// Two different sentences about one place, and its facts once more: repetition is what teaches a
+// model to look back.
 std::string paragraph(const Rng& rng) {
   const Draw draw = draw_place(rng, /*held_out=*/false);
   const uint64_t first = rng.below(uint64_t{1} << 32, kSentences);
   const uint64_t second =
       (first + 1 + rng.below((uint64_t{1} << 32) + 1, kSentences - 1)) % kSentences;
-  return sentence(draw, first) + " " + sentence(draw, second);
+  const DemoPlace place = place_of(draw);
+  return fmt::format("{} {} In short: {}, {}, {}, {} prices.", sentence(draw, first),
+                     sentence(draw, second), place.area, place.food, place.name, place.price);
 }
 
 }  // namespace

@@ -13,9 +13,9 @@ packages=(
   # CPU matrix products: oneDNN, and OpenBLAS as the fallback
   libdnnl-dev libopenblas-pthread-dev
   # files: HDF5 stores, JSON, YAML, SHA-256
-  libhdf5-dev nlohmann-json3-dev libyaml-cpp-dev libssl-dev zlib1g-dev
-  # tokenizer, command line, text, log
-  libsentencepiece-dev libcli11-dev libfmt-dev libspdlog-dev
+  libhdf5-dev nlohmann-json3-dev libyaml-cpp-dev libssl-dev
+  # tokenizer, command line, text
+  libsentencepiece-dev libcli11-dev libfmt-dev
   # tests and benchmarks
   libgtest-dev libbenchmark-dev
 )

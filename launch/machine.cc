@@ -107,9 +107,9 @@ int64_t usable_threads() {
 }  // namespace
 
 void read_cpuinfo(const std::string& text, MachineReport& report) {
-  static const std::vector<std::string> kSimd = {"avx2",        "fma",         "f16c",
-                                                 "avx512f",     "avx512_vnni", "avx512_bf16",
-                                                 "amx_tile",    "amx_bf16",    "asimd"};
+  static const std::vector<std::string> kSimd = {"avx2",     "fma",         "f16c",
+                                                 "avx512f",  "avx512_vnni", "avx512_bf16",
+                                                 "amx_tile", "amx_bf16",    "asimd"};
   std::set<std::string> flags;
   std::set<std::string> sockets;
   std::set<std::pair<std::string, std::string>> cores;
@@ -145,7 +145,8 @@ MachineReport inspect_machine(const std::string& root) {
   read_meminfo(slurp(base / "proc/meminfo"), report);
   report.usable_threads = usable_threads();
   // cgroup v2, then v1; "max" and v1's huge default mean no limit.
-  for (const char* file : {"sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
+  for (const char* file :
+       {"sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
     const int64_t limit = leading_number(slurp(base / file));
     if (limit > 0 && limit < report.memory_bytes) report.memory_limit_bytes = limit;
   }

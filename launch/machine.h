@@ -12,17 +12,17 @@ namespace rankwise {
 struct MachineReport {
   std::string cpu_model;
   int64_t sockets = 0;
-  int64_t cores = 0;                  // physical, of the machine
-  int64_t threads = 0;                // logical, of the machine
-  int64_t usable_threads = 0;         // that this process may run on
-  std::vector<std::string> simd;      // instruction sets that matter to the kernels
-  int64_t memory_bytes = 0;           // 0: unknown
+  int64_t cores = 0;              // physical, of the machine
+  int64_t threads = 0;            // logical, of the machine
+  int64_t usable_threads = 0;     // that this process may run on
+  std::vector<std::string> simd;  // instruction sets that matter to the kernels
+  int64_t memory_bytes = 0;       // 0: unknown
   int64_t available_bytes = 0;
-  int64_t memory_limit_bytes = 0;     // of the container; 0: none
-  std::vector<std::string> gpus;      // models, or device files when the driver does not tell
-  std::string gpu_driver;             // version; empty: no driver
+  int64_t memory_limit_bytes = 0;  // of the container; 0: none
+  std::vector<std::string> gpus;   // models, or device files when the driver does not tell
+  std::string gpu_driver;          // version; empty: no driver
   bool has_libcuda = false;
-  std::string nccl;                   // version; empty: library not found
+  std::string nccl;                          // version; empty: library not found
   std::map<std::string, std::string> slurm;  // the SLURM_ variables of a job
 };
 

@@ -67,8 +67,8 @@ void let_the_cause_speak_first(const Failure& failure, int rank) {
   std::this_thread::sleep_for(wait);
 }
 
-// Every rank is one thread unless OMP_NUM_THREADS says otherwise: launchers place one rank per core.
-// Alone, OpenMP's own default (all cores) holds.
+// Every rank is one thread unless OMP_NUM_THREADS says otherwise: launchers place one rank per
+// core. Alone, OpenMP's own default (all cores) holds.
 void choose_thread_count(int ranks) {
   if (ranks > 1 && std::getenv("OMP_NUM_THREADS") == nullptr) omp_set_num_threads(1);
 }
@@ -87,21 +87,18 @@ int run_verb(Verb& verb, int* argc, char*** argv) {
                          .local_size = mpi.local_size(),
                          .host = mpi.host(),
                          .out = world.rank() == 0 ? std::cout : silent};
-  if (world.size() == 1) {
-    const int code = verb.run(context);
-    flush_output();
-    return code;
-  }
-  // Caught here, while MPI is still up: ending the others needs it.
   try {
     const int code = verb.run(context);
     flush_output();
     return code;
   } catch (...) {
+    if (world.size() == 1) throw;
+    // Here, while MPI is still up: ending the other ranks needs it.
     const Failure failure = current_failure();
     let_the_cause_speak_first(failure, world.rank());
     report(failure, fmt::format("rank {} on {}: ", world.rank(), context.host));
     world.abort(static_cast<int>(failure.code));
+    return static_cast<int>(failure.code);  // gcc does not see that abort() never returns
   }
 }
 
@@ -115,9 +112,11 @@ struct CommandLine {
     app.add_flag("--version", version, "print version, commit, backends and library versions");
     app.set_help_flag("-h,--help", "print this help, or after a verb the help of the verb");
     app.require_subcommand(0, 1);
-    app.footer("`rankwise <verb> --help` explains a verb.");
+    app.get_formatter()->label("SUBCOMMAND", "VERB");
+    app.footer("`rankwise VERB --help` explains a verb.");
     for (const auto& verb : verbs) {
       CLI::App* subcommand = app.add_subcommand(verb->name(), verb->help());
+      subcommand->group("Verbs")->footer("");
       verb->add_options(*subcommand);
       subcommands.push_back(subcommand);
     }
@@ -136,9 +135,9 @@ void refuse_unknown_verb(const CommandLine& line, std::string_view word) {
   for (const auto& verb : line.verbs) names.push_back(verb->name());
   if (word.starts_with("-") || std::find(names.begin(), names.end(), word) != names.end()) return;
   const std::string nearest = nearest_name(word, names);
-  throw ConfigError(fmt::format(
-      "'{}' is no verb; {}", word,
-      nearest.empty() ? "`rankwise --help` lists them" : fmt::format("did you mean '{}'?", nearest)));
+  throw ConfigError(fmt::format("'{}' is no verb; {}", word,
+                                nearest.empty() ? "`rankwise --help` lists them"
+                                                : fmt::format("did you mean '{}'?", nearest)));
 }
 
 int parse_and_run(int argc, char** argv) {
@@ -151,7 +150,9 @@ int parse_and_run(int argc, char** argv) {
     flush_output();
     return static_cast<int>(ExitCode::kDone);
   } catch (const CLI::ParseError& error) {
-    throw ConfigError(fmt::format("{} (see `rankwise --help`)", error.what()));
+    const Verb* verb = line.chosen();
+    throw ConfigError(fmt::format("{} (see `rankwise {}--help`)", error.what(),
+                                  verb == nullptr ? "" : verb->name() + " "));
   }
   if (line.version) {
     if (is_first_rank()) std::cout << version_text();
@@ -169,8 +170,8 @@ int parse_and_run(int argc, char** argv) {
 }  // namespace
 }  // namespace rankwise
 
-// Returns a code of docs/exit_codes.md. A failure is one line on stderr, "rankwise: error: ...", with
-// rank and host when there are several ranks; then all ranks end.
+// Returns a code of docs/exit_codes.md. A failure is one line on stderr, "rankwise: error: ...",
+// with rank and host when there are several ranks; then all ranks end.
 int main(int argc, char** argv) {
   try {
     return rankwise::parse_and_run(argc, argv);

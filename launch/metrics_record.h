@@ -12,8 +12,8 @@
 
 namespace rankwise {
 
-// An unset field was not measured at this step: null in metrics.jsonl, empty in metrics.csv. So is a
-// number that is not finite.
+// An unset field was not measured at this step: null in metrics.jsonl, empty in metrics.csv. So is
+// a number that is not finite.
 struct MetricsRecord {
   int64_t step = 0;  // optimizer steps done, from 1
   double epoch = 0.0;

@@ -44,14 +44,17 @@ std::string format_rate(double per_second) {
 }
 
 ProgressLine::ProgressLine(std::ostream& out, int64_t total_steps, bool has_eval, bool live)
-    : out_(out), total_steps_(std::max<int64_t>(1, total_steps)), has_eval_(has_eval), live_(live) {}
+    : out_(out),
+      total_steps_(std::max<int64_t>(1, total_steps)),
+      has_eval_(has_eval),
+      live_(live) {}
 
 std::string ProgressLine::format(const MetricsRecord& record) {
   if (record.eval_loss) last_eval_ = record.eval_loss;
   const std::string total = fmt::format("{}", total_steps_);
-  std::string line = fmt::format("step {:>{}}/{} {:>3}% | loss {:>7.4f} (ema {:>7.4f})",
-                                 record.step, total.size(), total,
-                                 100 * record.step / total_steps_, record.loss, record.loss_ema);
+  std::string line =
+      fmt::format("step {:>{}}/{} {:>3}% | loss {:>7.4f} (ema {:>7.4f})", record.step, total.size(),
+                  total, 100 * record.step / total_steps_, record.loss, record.loss_ema);
   if (has_eval_) {
     line += last_eval_ ? fmt::format(" | eval {:>7.4f}", *last_eval_)
                        : fmt::format(" | eval {:>7}", "-");

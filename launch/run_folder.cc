@@ -20,9 +20,9 @@ namespace {
 
 constexpr const char* kRunFile = "run.json";
 // What a run leaves behind, the marker of a run last: a removal that is cut short stays visible.
-constexpr const char* kRunContents[] = {"metrics.jsonl", "metrics.csv", "log.txt",     "samples.txt",
-                                        "loss.svg",      "adapter",     "model",       "summary.txt",
-                                        kRunFile};
+constexpr const char* kRunContents[] = {"metrics.jsonl", "metrics.csv", "log.txt",
+                                        "samples.txt",   "loss.svg",    "adapter",
+                                        "model",         "summary.txt", kRunFile};
 
 [[noreturn]] void fail_write(const std::string& path, int error) {
   throw DiskError(fmt::format("{}: cannot write: {}", path, std::strerror(error)));
@@ -89,8 +89,9 @@ void RunFolder::append_metrics(const MetricsRecord& record) {
   std::string header;
   std::string row;
   for (const auto& [name, value] : record.fields()) {
-    header += (header.empty() ? "" : ",") + name;
-    row += (object.empty() ? "" : ",") + csv_cell(value);
+    const std::string_view separator = object.empty() ? "" : ",";
+    header.append(separator).append(name);
+    row.append(separator).append(csv_cell(value));
     object[name] = value;
   }
   append_line(file("metrics.jsonl"), object.dump());

@@ -11,13 +11,13 @@
 
 namespace rankwise {
 
-// run.json, metrics.jsonl, metrics.csv, log.txt, samples.txt, summary.txt and loss.svg; `adapter/` is
-// written beside them by the caller. Lines are appended and handed to the system one by one, so that
-// a killed run keeps what it reported. Failures are DiskError naming the file.
+// run.json, metrics.jsonl, metrics.csv, log.txt, samples.txt, summary.txt and loss.svg; `adapter/`
+// is written beside them by the caller. Lines are appended and handed to the system one by one, so
+// that a killed run keeps what it reported. Failures are DiskError naming the file.
 class RunFolder {
  public:
-  // Creates the folder. When it already holds a run (run.json), `overwrite` removes that run's files
-  // and adapter, nothing else; without it the folder is left alone: ConfigError.
+  // Creates the folder. When it already holds a run (run.json), `overwrite` removes that run's
+  // files and adapter, nothing else; without it the folder is left alone: ConfigError.
   RunFolder(std::string path, bool overwrite);
 
   const std::string& path() const { return path_; }

@@ -13,8 +13,11 @@ constexpr double kEmaDecay = 0.95;
 
 }  // namespace
 
-RunReporter::RunReporter(RunFolder& folder, std::ostream& out, int64_t total_steps, bool has_eval)
-    : folder_(&folder), out_(&out), progress_(out, total_steps, has_eval, isatty(STDOUT_FILENO)) {}
+RunReporter::RunReporter(RunFolder& folder, std::ostream& out, int64_t total_steps, bool has_eval,
+                         bool live)
+    : folder_(&folder),
+      out_(&out),
+      progress_(out, total_steps, has_eval, live && isatty(STDOUT_FILENO) != 0) {}
 
 void RunReporter::say(std::string_view line) {
   progress_.clear();
@@ -27,19 +30,17 @@ void RunReporter::baseline(double eval_loss) {
   say(fmt::format("eval loss before training: {:.4f}", eval_loss));
 }
 
-void RunReporter::log_step(MetricsRecord record) {
+void RunReporter::step(MetricsRecord record, bool log) {
   record.loss_ema =
       last_ ? kEmaDecay * last_->loss_ema + (1.0 - kEmaDecay) * record.loss : record.loss;
   if (record.eval_loss) last_eval_ = record.eval_loss;
   if (!first_) first_ = record;
   last_ = record;
+  progress_.advance(record.step, record.step_ms * 1e-3);
+  if (!log) return;
   folder_->append_metrics(record);
   progress_.print(record);
   folder_->log(progress_.format(record));
-}
-
-void RunReporter::advance(int64_t steps_done, double step_seconds) {
-  progress_.advance(steps_done, step_seconds);
 }
 
 void RunReporter::finish(double seconds,

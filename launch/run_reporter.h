@@ -19,16 +19,15 @@ namespace rankwise {
 // Lives on rank 0 only.
 class RunReporter {
  public:
-  RunReporter(RunFolder& folder, std::ostream& out, int64_t total_steps, bool has_eval);
+  // `live`: draw a progress bar when the console is a terminal.
+  RunReporter(RunFolder& folder, std::ostream& out, int64_t total_steps, bool has_eval, bool live);
 
   // To the console and log.txt.
   void say(std::string_view line);
   // Evaluation loss before the first step.
   void baseline(double eval_loss);
-  // Completes the record (moving average) and writes it everywhere.
-  void log_step(MetricsRecord record);
-  // After every step, logged or not.
-  void advance(int64_t steps_done, double step_seconds);
+  // After every step: moves the moving average and the live bar; `log` writes the record everywhere.
+  void step(MetricsRecord record, bool log);
   // summary.txt and the closing lines on the console.
   void finish(double seconds, const std::vector<std::pair<std::string, std::string>>& results);
 

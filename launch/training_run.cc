@@ -119,7 +119,9 @@ void TrainingRun::run(bool overwrite) {
     folder.emplace(config_.checkpoint.dir, overwrite);
     folder->write_run_json(describe_run());
     folder->write_samples(render_samples(*data_.train, data_.tokenizer.get(), 3));
-    reporter.emplace(*folder, context_->out, total_steps_, data_.eval != nullptr);
+    // mpirun gives every rank a terminal of its own, wherever its output ends.
+    reporter.emplace(*folder, context_->out, total_steps_, data_.eval != nullptr,
+                     /*live=*/context_->world.size() == 1);
     reporter->say(fmt::format("rankwise {} on {} rank(s): {} of {} elements trained",
                               program_version(), context_->world.size(),
                               trainer.trained_elements(), parameter_count(files_.config)));
@@ -154,8 +156,7 @@ void TrainingRun::train_steps(Trainer& trainer, RunReporter* reporter) {
         data_.eval && (last || (config_.eval.every > 0 && done % config_.eval.every == 0));
     if (evaluates) record.eval_loss = evaluate(trainer, config_.eval.batches).loss;
     if (reporter == nullptr) continue;
-    reporter->advance(done, step_seconds);
-    if (evaluates || last || done % config_.log.every == 0) reporter->log_step(record);
+    reporter->step(record, evaluates || last || done % config_.log.every == 0);
   }
 }
 

@@ -19,7 +19,8 @@ class AtomicFolder {
   const std::string& temporary_path() const { return temporary_; }
   // FormatError when `name` is not a plain file name.
   void write(const std::string& name, std::string_view content) const;
-  // Renames. What stood under the name before is gone afterwards: the caller decided that it may be.
+  // Renames. What stood under the name before is gone afterwards: the caller decided that it may
+  // be.
   void commit();
 
  private:

@@ -156,8 +156,8 @@ void CausalLm::State::loss_of_chunk(ForwardContext& context, const Tensor& sums,
   Parameter& head_parameter = head_weight();
   const Tensor hidden = context.hidden.rows(begin, end);
   const auto workspace = arena->scope("workspace");
-  const Tensor logits =
-      context.allocate_workspace(DType::kF32, {end - begin, shape_of(head_parameter.weight).dim(0)});
+  const Tensor logits = context.allocate_workspace(
+      DType::kF32, {end - begin, shape_of(head_parameter.weight).dim(0)});
   linear(logits, hidden, head_parameter.weight, 0.0f, stream);
   cross_entropy(logits, targets, sums, context.training, stream);
   if (!context.training) return;
@@ -171,8 +171,8 @@ CausalLm::CausalLm(const ModelConfig& config, const WeightSource& source, const 
                    const DeviceMesh& mesh, Arena& arena, Stream& stream)
     : config_(config) {
   if (mesh.tensor().size() > 1) {
-    throw ConfigError(fmt::format("parallel.tensor: {} is not supported, only 1",
-                                  mesh.tensor().size()));
+    throw ConfigError(
+        fmt::format("parallel.tensor: {} is not supported, only 1", mesh.tensor().size()));
   }
   const ParameterLoader loader(source, plan, arena, stream);
   state_ = std::make_unique<State>(config, family_of(config.model_type, source.description()),

@@ -28,7 +28,7 @@ struct ModelPlan {
   bool quantize_nf4 = false;  // every linear of the blocks that is not trained in full
   bool double_quant = true;
   Recompute recompute = Recompute::kNone;
-  uint64_t seed = 42;         // adapter initialisation and dropout
+  uint64_t seed = 42;  // adapter initialisation and dropout
 };
 
 class TransformerBlock;
@@ -49,20 +49,21 @@ class CausalLm {
   // Runs the blocks over a packed micro-batch. `step` counts optimizer steps, for dropout.
   ForwardContext forward(const MicroBatch& batch, bool training, uint64_t step, Stream& stream);
   // Adds loss sum, target count and argmax hits to sums (3) F64; in training also leaves
-  // context.dhidden (gradient of the SUM of token losses) and accumulates the head's gradient. Works
-  // on chunks of tokens: the logits of a long batch never exist as a whole.
+  // context.dhidden (gradient of the SUM of token losses) and accumulates the head's gradient.
+  // Works on chunks of tokens: the logits of a long batch never exist as a whole.
   void loss(ForwardContext& context, const Tensor& sums, Stream& stream);
   // Accumulates all gradients; tells the reducer as each parameter is done.
   void backward(ForwardContext& context, GradientReducer& reducer, Stream& stream);
   // Logits (n, V) of tokens [begin, end), in "activations".
   Tensor logits(ForwardContext& context, int64_t begin, int64_t end, Stream& stream);
 
-  // Prefill or decode: appends `ids` to the cache, returns the logits (V) of the last one on the host.
+  // Prefill or decode: appends `ids` to the cache, returns the logits (V) of the last one on the
+  // host.
   std::vector<float> next_token_logits(std::span<const int32_t> ids, KvCache& cache,
                                        Stream& stream);
 
-  std::vector<Parameter*> parameters();            // everything, model order
-  std::vector<Parameter*> trained_parameters();    // in the order backward finishes them
+  std::vector<Parameter*> parameters();                      // everything, model order
+  std::vector<Parameter*> trained_parameters();              // in the order backward finishes them
   std::vector<std::pair<std::string, Adapter*>> adapters();  // module path, adapter; model order
 
  private:

@@ -48,8 +48,8 @@ ConfigReader ConfigReader::object(const std::string& key) const {
 int64_t ConfigReader::positive(const std::string& key) const {
   const Json& value = at(key);
   if (!value.is_number_integer()) fail(key, "expected an integer, found " + value.dump());
-  const bool fits = !value.is_number_unsigned() ||
-                    value.get<uint64_t>() <= static_cast<uint64_t>(kLargest);
+  const bool fits =
+      !value.is_number_unsigned() || value.get<uint64_t>() <= static_cast<uint64_t>(kLargest);
   if (!fits || value.get<int64_t>() < 1 || value.get<int64_t>() > kLargest) {
     fail(key, fmt::format("{} is outside 1..{}", value.dump(), kLargest));
   }

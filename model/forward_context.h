@@ -14,9 +14,9 @@ namespace rankwise {
 struct BlockSaved;  // typed slots of one transformer block, model/transformer_block.h
 class KvCache;
 
-// What backward needs comes from the arena purpose "activations"; the caller opens the scope that frees
-// it. What only one operation needs comes from "workspace", in a scope that the operation opens.
-// Backward consumes the context: it overwrites saved tensors where that spares memory.
+// What backward needs comes from the arena purpose "activations"; the caller opens the scope that
+// frees it. What only one operation needs comes from "workspace", in a scope that the operation
+// opens. Backward consumes the context: it overwrites saved tensors where that spares memory.
 // Movable; tensors inside are views into those scopes.
 struct ForwardContext {
   ForwardContext(Arena& arena, Stream& stream, bool training, uint64_t seed, uint64_t step);
@@ -34,8 +34,8 @@ struct ForwardContext {
 
   Arena* arena;
   Stream* stream;
-  bool training;   // keep what backward needs; dropout is on
-  uint64_t seed;   // of dropout, with the step and the index of the first token in the global batch
+  bool training;  // keep what backward needs; dropout is on
+  uint64_t seed;  // of dropout, with the step and the index of the first token in the global batch
   uint64_t step;
 
   int64_t first_token = 0;  // index of token 0 in the global batch of the step
@@ -44,10 +44,10 @@ struct ForwardContext {
   Tensor targets;           // (T) I32
   Tensor document_offsets;  // (D + 1) I32
   int64_t longest_document = 0;
-  // Keys differ from queries only when decoding: then blocks append theirs to the cache and attend to
-  // all that it holds.
+  // Keys differ from queries only when decoding: then blocks append theirs to the cache and attend
+  // to all that it holds.
   KvCache* cache = nullptr;
-  Tensor key_offsets;       // (D + 1) I32
+  Tensor key_offsets;  // (D + 1) I32
   int64_t longest_key = 0;
   Tensor rope_cos, rope_sin;  // (T, D/2)
   std::vector<std::unique_ptr<BlockSaved>> blocks;

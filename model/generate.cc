@@ -58,10 +58,10 @@ std::vector<int32_t> generate(CausalLm& model, const std::vector<int32_t>& promp
   std::vector<int32_t> next = prompt;
   for (int64_t i = 0; i < options.max_new_tokens; ++i) {
     const std::vector<float> logits = model.next_token_logits(next, cache, stream);
-    const int32_t id = options.temperature > 0.0
-                           ? from_nucleus(logits, options,
-                                          rng.uniform_double(static_cast<uint64_t>(i)))
-                           : most_likely(logits);
+    const int32_t id =
+        options.temperature > 0.0
+            ? from_nucleus(logits, options, rng.uniform_double(static_cast<uint64_t>(i)))
+            : most_likely(logits);
     if (std::ranges::find(options.stop_ids, id) != options.stop_ids.end()) break;
     out.push_back(id);
     next = {id};

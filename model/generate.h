@@ -18,7 +18,8 @@ struct GenerateOptions {
   std::vector<int32_t> stop_ids = {};  // generation ends after one of these (it is not returned)
 };
 
-// New ids after `prompt` (at least one id). Sampled token i is a pure function of (seed, i, logits).
+// New ids after `prompt` (at least one id). Sampled token i is a pure function of (seed, i,
+// logits).
 std::vector<int32_t> generate(CausalLm& model, const std::vector<int32_t>& prompt,
                               const GenerateOptions& options, Arena& arena, Stream& stream);
 

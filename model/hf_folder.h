@@ -19,8 +19,8 @@ inline constexpr int64_t kMaxShardBytes = 5'000'000'000;  // as huggingface_hub
 
 // config.json, model.safetensors (or shards with an index) and extra files (name, content), into
 // a temporary folder that is renamed to `folder` when complete; an existing folder is replaced only
-// when it is empty or `overwrite`. Keys of the source's config.json are kept. DiskError leaves nothing
-// half-written under the name.
+// when it is empty or `overwrite`. Keys of the source's config.json are kept. DiskError leaves
+// nothing half-written under the name.
 void write_hf_folder(const std::string& folder, const ModelConfig& config,
                      const std::vector<NamedTensor>& tensors,
                      const std::vector<std::pair<std::string, std::string>>& extra_files,

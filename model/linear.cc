@@ -26,8 +26,7 @@ void Linear::forward(const Tensor& y, bool add_to_y, const Tensor& x, LinearSave
 }
 
 void Linear::backward(const Tensor& dx, bool add_to_dx, const Tensor& dy, const Tensor& x,
-                      const LinearSaved& saved, ForwardContext& context,
-                      GradientReducer& reducer) {
+                      const LinearSaved& saved, ForwardContext& context, GradientReducer& reducer) {
   Stream& stream = *context.stream;
   if (dx.defined()) {
     linear_backward_input(dx, dy, weight_.weight, add_to_dx ? 1.0f : 0.0f, stream);

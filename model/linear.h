@@ -25,8 +25,8 @@ class Linear {
   // y (T, out) = x (T, in) W^T + bias + adapter(x), added to y when `add_to_y`.
   void forward(const Tensor& y, bool add_to_y, const Tensor& x, LinearSaved& saved,
                ForwardContext& context) const;
-  // Accumulates the gradients of what is trained here and reports it to the reducer. Writes dx (T, in),
-  // or adds to it; dx may be undefined (not wanted), and x when !needs_input().
+  // Accumulates the gradients of what is trained here and reports it to the reducer. Writes dx (T,
+  // in), or adds to it; dx may be undefined (not wanted), and x when !needs_input().
   void backward(const Tensor& dx, bool add_to_dx, const Tensor& dy, const Tensor& x,
                 const LinearSaved& saved, ForwardContext& context, GradientReducer& reducer);
 

@@ -44,8 +44,8 @@ RopeConfig read_rope(const ConfigReader& reader, const ModelConfig& config) {
       fields.fail("high_freq_factor", "must be greater than low_freq_factor, and that positive");
     }
   } else {
-    fields.fail("rope_type", fmt::format("\"{}\" is not supported; known: default, linear, llama3",
-                                         type));
+    fields.fail("rope_type",
+                fmt::format("\"{}\" is not supported; known: default, linear, llama3", type));
   }
   rope.factor = fields.real("factor");
   if (!(rope.factor > 0.0)) fields.fail("factor", "must be positive");
@@ -58,7 +58,8 @@ void apply_layer_types(const ConfigReader& reader, ModelConfig& config) {
   const Json& types = reader.at("layer_types");
   if (!types.is_array() || types.empty()) reader.fail("layer_types", "expected a list of texts");
   for (const Json& type : types) {
-    if (type != types.front()) reader.fail("layer_types", "layers of several types are not supported");
+    if (type != types.front())
+      reader.fail("layer_types", "layers of several types are not supported");
   }
   if (types.front() == "full_attention") {
     config.sliding_window = 0;
@@ -75,7 +76,8 @@ void refuse_unsupported(const ConfigReader& reader) {
     reader.fail("hidden_act", fmt::format("\"{}\" is not supported; known: silu", activation));
   }
   if (reader.has("quantization_config")) {
-    reader.fail("quantization_config", "the weights are already quantised; give the original model");
+    reader.fail("quantization_config",
+                "the weights are already quantised; give the original model");
   }
   if (reader.real_or("attention_dropout", 0.0) != 0.0) {
     reader.fail("attention_dropout", "only 0 is supported");
@@ -88,12 +90,13 @@ void validate(const ConfigReader& reader, const ModelConfig& config) {
                 fmt::format("{} is more than {}", config.num_hidden_layers, kMostLayers));
   }
   if (config.num_attention_heads % config.num_key_value_heads != 0) {
-    reader.fail("num_key_value_heads", fmt::format("{} does not divide num_attention_heads {}",
-                                                   config.num_key_value_heads,
-                                                   config.num_attention_heads));
+    reader.fail("num_key_value_heads",
+                fmt::format("{} does not divide num_attention_heads {}", config.num_key_value_heads,
+                            config.num_attention_heads));
   }
   if (config.head_dim % 2 != 0) {
-    reader.fail("head_dim", fmt::format("{} is odd; rotary embedding needs pairs", config.head_dim));
+    reader.fail("head_dim",
+                fmt::format("{} is odd; rotary embedding needs pairs", config.head_dim));
   }
   if (!(config.rms_norm_eps > 0.0)) reader.fail("rms_norm_eps", "must be positive");
   if (!(config.rope.theta > 1.0)) reader.fail("rope_theta", "must be greater than 1");

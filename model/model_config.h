@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// ModelConfig: architecture values under Hugging Face field names, read from config.json (v4 and v5).
+// ModelConfig: architecture values under Hugging Face field names, read from config.json (v4 and
+// v5).
 #pragma once
 
 #include <cstdint>
@@ -41,8 +42,8 @@ struct ModelConfig {
   Json source;  // the whole file, to be written back with exports
 };
 
-// `path`: an HF folder or a quantised store. FormatError names file and key; a feature that would be
-// computed wrongly (unknown rope type, activation, family) is refused by name.
+// `path`: an HF folder or a quantised store. FormatError names file and key; a feature that would
+// be computed wrongly (unknown rope type, activation, family) is refused by name.
 ModelConfig load_model_config(const std::string& path);
 ModelConfig parse_model_config(const Json& json, const std::string& source);
 

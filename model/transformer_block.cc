@@ -43,8 +43,8 @@ AttentionParams attention_params(const ForwardContext& context, int64_t head_dim
 
 }  // namespace
 
-// q, k, v, gate and up are split by rows (outputs), o and down by columns (inputs), so that a tensor
-// rank needs nothing from its peers between a pair of them.
+// q, k, v, gate and up are split by rows (outputs), o and down by columns (inputs), so that a
+// tensor rank needs nothing from its peers between a pair of them.
 TransformerBlock::TransformerBlock(const ModelConfig& config, const ModelFamily& family,
                                    int64_t index, const ParameterLoader& loader)
     : index_(index),
@@ -207,7 +207,8 @@ void TransformerBlock::mlp_backward(const Tensor& d, bool wants_middle_gradient,
   }
 }
 
-// The residual connection: what comes through the norm is added to the gradient that went around it.
+// The residual connection: what comes through the norm is added to the gradient that went around
+// it.
 void TransformerBlock::norm_backward(const Tensor& d, const Tensor& dnormalised, const Tensor& x,
                                      const Tensor& inv_rms, Parameter& norm,
                                      ForwardContext& context, GradientReducer& reducer) {

@@ -33,8 +33,8 @@ class TransformerBlock {
   TransformerBlock(const TransformerBlock&) = delete;
   TransformerBlock& operator=(const TransformerBlock&) = delete;
 
-  // output (T, C); may be `input` when no backward pass follows. Whether `saved` outlives the call is
-  // the caller's choice, by the scope of "activations" it opens.
+  // output (T, C); may be `input` when no backward pass follows. Whether `saved` outlives the call
+  // is the caller's choice, by the scope of "activations" it opens.
   void forward(const Tensor& output, const Tensor& input, BlockSaved& saved,
                ForwardContext& context) const;
   // d (T, C): gradient of the output on entry, of the input on return when `wants_input_gradient`;

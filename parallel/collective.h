@@ -17,6 +17,10 @@ void check_gatherable(const Tensor& out, const Tensor& in, int size, std::string
 // Name of this machine, for error messages.
 std::string host_name();
 
+// abort() of communicators within one process: flushes what was printed, runs no destructor.
+[[noreturn]] void end_process(int exit_code);
+
+// Of one rank, in measuring mode, and where the reduction takes place at once.
 class FinishedCollective : public PendingCollective {
  public:
   void wait() override {}

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "parallel/communicator.h"
 
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 
 #include "parallel/collective.h"
@@ -55,10 +53,7 @@ class SingleCommunicator : public Communicator {
     return std::make_unique<SingleCommunicator>();
   }
 
-  void abort(int exit_code) override {
-    std::fflush(nullptr);
-    std::_Exit(exit_code);
-  }
+  void abort(int exit_code) override { end_process(exit_code); }
 
  private:
   static void check_root(int root, std::string_view operation) {

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <condition_variable>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <mutex>
@@ -26,6 +24,8 @@ struct ThreadJob {
   std::vector<bool> left;  // by world rank: its body has returned or thrown
 };
 
+struct ThreadGroup;
+
 // What a rank shows the others during a collective.
 struct Contribution {
   std::string operation{};
@@ -33,7 +33,7 @@ struct Contribution {
   std::string text{};
   int color = 0;
   int key = 0;
-  std::shared_ptr<struct ThreadGroup> part{};
+  std::shared_ptr<ThreadGroup> part{};
 };
 
 struct ThreadGroup {
@@ -51,15 +51,8 @@ struct ThreadGroup {
 
 template <class T>
 T combine(T a, T b, ReduceOp op) {
-  switch (op) {
-    case ReduceOp::kSum:
-      return a + b;
-    case ReduceOp::kMax:
-      return std::max(a, b);
-    case ReduceOp::kMin:
-      return std::min(a, b);
-  }
-  return a;
+  if (op == ReduceOp::kSum) return a + b;
+  return op == ReduceOp::kMax ? std::max(a, b) : std::min(a, b);
 }
 
 // Reduces elements [begin, end) of all ranks' tensors in rank order and writes all of them.
@@ -105,10 +98,7 @@ class ThreadCommunicator : public Communicator {
                              std::string_view operation) override;
   std::unique_ptr<Communicator> split(int color, int key, std::string_view name) override;
 
-  void abort(int exit_code) override {
-    std::fflush(nullptr);
-    std::_Exit(exit_code);
-  }
+  void abort(int exit_code) override { end_process(exit_code); }
 
  private:
   // Shows this rank's contribution and waits until all ranks have shown theirs; they may be read

@@ -51,7 +51,6 @@ const std::map<std::string, std::vector<std::string>>& restricted_headers() {
       {"openssl/", {"runtime/io"}},
       {"yaml-cpp/", {"launch/config"}},
       {"CLI/", {"launch"}},
-      {"spdlog/", {"launch"}},
       {"sentencepiece_processor.h", {"runtime/data"}},
       {"cuda_runtime.h", {"runtime/cuda", "kernels/cuda"}},
       {"cuda_runtime_api.h", {"runtime/cuda", "kernels/cuda"}},

@@ -4,7 +4,7 @@
 
 #include "kernels/attention.h"
 
-namespace rankwise {
+namespace rankwise::cpu {
 
 // What both passes read, as in kernels/attention.h.
 struct AttentionInputs {
@@ -15,8 +15,6 @@ struct AttentionInputs {
   const Tensor& key_offsets;
   const AttentionParams& params;
 };
-
-namespace cpu {
 
 struct AttentionGradients {
   const Tensor& dq;
@@ -36,5 +34,4 @@ void attention(const Tensor& y, const Tensor& log_sum_exp, const AttentionInputs
 void attention_backward(const AttentionGradients& gradients, const AttentionOutputs& outputs,
                         const AttentionInputs& inputs, Stream& stream);
 
-}  // namespace cpu
-}  // namespace rankwise
+}  // namespace rankwise::cpu

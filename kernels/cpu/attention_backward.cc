@@ -13,7 +13,7 @@ namespace rankwise::cpu {
 namespace {
 
 constexpr int64_t kQueryBlock = 64;
-constexpr int64_t kKeyBlock = 64;
+constexpr int64_t kKeyBlock = 128;
 
 struct BackwardScratch {
   BackwardScratch(ScratchCursor& cursor, const AttentionProblem& problem)
@@ -64,8 +64,7 @@ class BackwardTask {
                const AttentionOutputs& outputs, const AttentionGradients& gradients)
       : problem_(problem), inputs_(inputs), outputs_(outputs), gradients_(gradients) {}
 
-  void operator()(const BackwardScratch& scratch, const Document& document,
-                  int64_t kv_head) const;
+  void operator()(const BackwardScratch& scratch, const Document& document, int64_t kv_head) const;
 
  private:
   struct QueryBlock {
@@ -97,8 +96,8 @@ void BackwardTask::operator()(const BackwardScratch& scratch, const Document& do
   const int64_t padded_keys = round_up(document.keys, kLanes);
   const HeadRows k = head_rows(inputs_.k, kv_head, document.first_key, document.keys);
   const HeadRows v = head_rows(inputs_.v, kv_head, document.first_key, document.keys);
-  pack_transposed(scratch.keys_transposed, k);
-  pack_transposed(scratch.values_transposed, v);
+  pack_transposed(scratch.keys_transposed, k, 1.0f);
+  pack_transposed(scratch.values_transposed, v, 1.0f);
   pack_rows(scratch.keys, k, width, padded_keys, 1.0f);
   std::fill_n(scratch.dk, padded_keys * width, 0.0f);
   std::fill_n(scratch.dv, padded_keys * width, 0.0f);
@@ -164,8 +163,7 @@ void BackwardTask::score_gradients(const BackwardScratch& scratch, const Documen
     if (begin >= end) continue;
     const BlockExtent extent{kRowTile, end - begin, dim};
     const int64_t corner = row * kKeyBlock + begin - keys.begin;
-    multiply({scratch.probabilities + corner, kKeyBlock},
-             {scratch.queries + row * width, width, 1},
+    multiply({scratch.probabilities + corner, kKeyBlock}, {scratch.queries + row * width, width, 1},
              {scratch.keys_transposed + begin * dim, kLanes * dim, kLanes}, extent);
     multiply({scratch.dscores + corner, kKeyBlock}, {scratch.dy + row * width, width, 1},
              {scratch.values_transposed + begin * dim, kLanes * dim, kLanes}, extent);
@@ -184,8 +182,8 @@ void BackwardTask::score_gradients(const BackwardScratch& scratch, const Documen
 }
 
 // Turns scores into P and dP into dS; both are 0 in the columns outside `visible`.
-void BackwardTask::score_gradient_row(const BackwardScratch& scratch, int64_t row,
-                                      KeyRange columns, KeyRange visible) const {
+void BackwardTask::score_gradient_row(const BackwardScratch& scratch, int64_t row, KeyRange columns,
+                                      KeyRange visible) const {
   float* p = scratch.probabilities + row * kKeyBlock;
   float* ds = scratch.dscores + row * kKeyBlock;
   if (visible.begin >= visible.end) {

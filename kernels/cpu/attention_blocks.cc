@@ -20,8 +20,7 @@ AttentionProblem::AttentionProblem(const AttentionInputs& inputs)
             "query_offsets {}..{}, {} queries", query_offsets[0], query_offsets[documents],
             inputs.q.dim(0));
   RW_ASSERT(key_offsets[0] == 0 && key_offsets[documents] == inputs.k.dim(0),
-            "key_offsets {}..{}, {} keys", key_offsets[0], key_offsets[documents],
-            inputs.k.dim(0));
+            "key_offsets {}..{}, {} keys", key_offsets[0], key_offsets[documents], inputs.k.dim(0));
   for (int64_t d = 0; d < documents; ++d) {
     const Document one = document(d);
     RW_ASSERT(one.queries >= 0 && one.queries <= one.keys, "document {}: {} queries, {} keys", d,
@@ -33,8 +32,8 @@ AttentionProblem::AttentionProblem(const AttentionInputs& inputs)
 }
 
 Document AttentionProblem::document(int64_t index) const {
-  return {query_offsets[index], query_offsets[index + 1] - query_offsets[index],
-          key_offsets[index], key_offsets[index + 1] - key_offsets[index], window};
+  return {query_offsets[index], query_offsets[index + 1] - query_offsets[index], key_offsets[index],
+          key_offsets[index + 1] - key_offsets[index], window};
 }
 
 HeadRows head_rows(const Tensor& x, int64_t head, int64_t first, int64_t count) {
@@ -46,7 +45,7 @@ HeadRows head_rows(const Tensor& x, int64_t head, int64_t first, int64_t count) 
 void pack_rows(float* out, const HeadRows& rows, int64_t padded_width, int64_t padded_count,
                float factor) {
   for (int64_t i = 0; i < rows.count; ++i) {
-    const float* from = rows.data + i * rows.stride;
+    const float* from = rows.row(i);
     float* to = out + i * padded_width;
 #pragma omp simd
     for (int64_t c = 0; c < rows.width; ++c) to[c] = factor * from[c];
@@ -55,14 +54,14 @@ void pack_rows(float* out, const HeadRows& rows, int64_t padded_width, int64_t p
   std::fill(out + rows.count * padded_width, out + padded_count * padded_width, 0.0f);
 }
 
-void pack_transposed(float* out, const HeadRows& rows) {
+void pack_transposed(float* out, const HeadRows& rows, float factor) {
   for (int64_t begin = 0; begin < rows.count; begin += kLanes) {
     float* block = out + begin * rows.width;
     const int64_t lanes = std::min(kLanes, rows.count - begin);
     if (lanes < kLanes) std::fill_n(block, kLanes * rows.width, 0.0f);
     for (int64_t lane = 0; lane < lanes; ++lane) {
-      const float* from = rows.data + (begin + lane) * rows.stride;
-      for (int64_t c = 0; c < rows.width; ++c) block[c * kLanes + lane] = from[c];
+      const float* from = rows.row(begin + lane);
+      for (int64_t c = 0; c < rows.width; ++c) block[c * kLanes + lane] = factor * from[c];
     }
   }
 }

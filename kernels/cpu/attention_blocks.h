@@ -59,21 +59,29 @@ struct AttentionProblem {
   const int32_t* key_offsets;
 };
 
-// Rows of one head inside a (T, H, D) tensor.
+// Rows inside a (T, H, D) tensor: `group` neighbouring heads of each token, token by token.
 struct HeadRows {
+  const float* row(int64_t index) const {
+    const int64_t position = first + index;
+    if (group == 1) return data + position * stride;  // spares a division
+    return data + position / group * stride + position % group * width;
+  }
   const float* data;
-  int64_t stride;
+  int64_t stride;  // from token to token
   int64_t count;
   int64_t width;
+  int64_t group = 1;
+  int64_t first = 0;  // index of row 0, counted in heads
 };
+// One head, tokens [first, first + count).
 HeadRows head_rows(const Tensor& x, int64_t head, int64_t first, int64_t count);
 
 // out (padded_count, padded_width) = factor * rows, zero where the rows end.
 void pack_rows(float* out, const HeadRows& rows, int64_t padded_width, int64_t padded_count,
                float factor);
-// The transpose, in vectors of rows: out[(row / kLanes * width + column) * kLanes + row % kLanes]. The
-// last vector is filled with zeros.
-void pack_transposed(float* out, const HeadRows& rows);
+// factor * the transpose, in vectors of rows: out[(row / kLanes * width + column) * kLanes + row %
+// kLanes]. The last vector is filled with zeros.
+void pack_transposed(float* out, const HeadRows& rows, float factor);
 
 // Hands out aligned pieces of scratch memory; without memory it only counts.
 class ScratchCursor {
@@ -101,8 +109,8 @@ void for_each_task(const AttentionProblem& problem, Stream& stream, const Task& 
   ScratchCursor measure(nullptr);
   Scratch(measure, problem);
   const int64_t floats = measure.used();
-  auto* memory = static_cast<float*>(
-      stream.scratch(static_cast<size_t>(floats) * threads * sizeof(float)));
+  auto* memory =
+      static_cast<float*>(stream.scratch(static_cast<size_t>(floats) * threads * sizeof(float)));
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     ScratchCursor cursor(memory + omp_get_thread_num() * floats);

@@ -4,28 +4,28 @@
 namespace rankwise::cpu {
 namespace {
 
-typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
-
 // kRowTile rows by kVectors vectors of C stay in registers over the whole of k.
 template <int kVectors, bool kAdd>
-void multiply_tile(OutputBlock c, LeftBlock a, RightBlock b, int64_t k) {
-  Vector sum[kRowTile][kVectors];
+inline void multiply_tile(const OutputBlock& c, const LeftBlock& a, const RightBlock& b,
+                          int64_t k) {
+  FloatVector sum[kRowTile][kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < kRowTile; ++i) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
-      const auto* from = reinterpret_cast<const Vector*>(c.data + i * c.row_stride + v * kLanes);
-      sum[i][v] = kAdd ? *from : Vector{};
+      const float* from = c.data + i * c.row_stride + v * kLanes;
+      sum[i][v] = kAdd ? load_vector(from) : FloatVector{};
     }
   }
   const float* left = a.data;
   const float* right = b.data;
   for (int64_t p = 0; p < k; ++p) {
-    Vector row[kVectors];
-    for (int v = 0; v < kVectors; ++v) {
-      row[v] = *reinterpret_cast<const Vector*>(right + v * b.vector_stride);
-    }
+    FloatVector row[kVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) row[v] = load_vector(right + v * b.vector_stride);
+#pragma GCC unroll 8
     for (int i = 0; i < kRowTile; ++i) {
+#pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) sum[i][v] += left[i * a.row_stride] * row[v];
     }
     left += a.column_stride;
@@ -35,7 +35,7 @@ void multiply_tile(OutputBlock c, LeftBlock a, RightBlock b, int64_t k) {
   for (int i = 0; i < kRowTile; ++i) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
-      *reinterpret_cast<Vector*>(c.data + i * c.row_stride + v * kLanes) = sum[i][v];
+      store_vector(c.data + i * c.row_stride + v * kLanes, sum[i][v]);
     }
   }
 }

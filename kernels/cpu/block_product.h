@@ -1,20 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products of small packed blocks that lie in cache, for operations whose blocks are too small to pay
-// for a BLAS call.
+// Products of small packed blocks that lie in cache, for operations whose blocks are too small to
+// pay for a BLAS call.
 #pragma once
 
 #include <cstdint>
 
+#include "kernels/cpu/vector_math.h"
+
 namespace rankwise::cpu {
 
-// A vector register of floats, and how many rows of the output one register tile holds.
-#ifdef __AVX512F__
-inline constexpr int64_t kLanes = 16;
-inline constexpr int64_t kRowTile = 8;
-#else
-inline constexpr int64_t kLanes = 8;
-inline constexpr int64_t kRowTile = 4;
-#endif
+// Rows of the output that one register tile holds: two vectors of each and the operands just fit
+// the registers. Divides kLanes.
+inline constexpr int64_t kRowTile = kLanes == 16 ? 8 : 4;
 
 // a(i, p) = data[i * row_stride + p * column_stride].
 struct LeftBlock {
@@ -46,7 +43,9 @@ struct BlockExtent {
 void multiply(OutputBlock c, LeftBlock a, RightBlock b, BlockExtent extent);      // C = A B
 void multiply_add(OutputBlock c, LeftBlock a, RightBlock b, BlockExtent extent);  // C += A B
 
-constexpr int64_t round_down(int64_t value, int64_t multiple) { return value / multiple * multiple; }
+constexpr int64_t round_down(int64_t value, int64_t multiple) {
+  return value / multiple * multiple;
+}
 constexpr int64_t round_up(int64_t value, int64_t multiple) {
   return round_down(value + multiple - 1, multiple);
 }

@@ -21,7 +21,7 @@ struct RowResult {
 // Sum of e^(x - maximum): fp32 within a chunk, fp64 over chunks. write: x becomes the exponentials.
 template <bool write>
 double sum_of_exponentials(float* x, int64_t count, float maximum) {
-  constexpr int64_t kChunk = 2048;
+  constexpr int64_t kChunk = 512;
   double total = 0.0;
   for (int64_t begin = 0; begin < count; begin += kChunk) {
     const int64_t end = std::min(count, begin + kChunk);
@@ -60,8 +60,8 @@ void cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& su
                    bool write_gradient, Stream& stream) {
   const int64_t rows = logits.dim(0);
   const int64_t vocabulary = logits.dim(1);
-  auto* results = static_cast<RowResult*>(
-      stream.scratch(static_cast<size_t>(rows) * sizeof(RowResult)));
+  auto* results =
+      static_cast<RowResult*>(stream.scratch(static_cast<size_t>(rows) * sizeof(RowResult)));
 #pragma omp parallel for schedule(static) if (rows * vocabulary >= kParallelElements)
   for (int64_t t = 0; t < rows; ++t) {
     float* x = logits.data<float>() + t * vocabulary;

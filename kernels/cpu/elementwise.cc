@@ -84,8 +84,8 @@ namespace {
 
 constexpr int64_t kDrawBlocks = 64;  // Philox blocks, of four words each, that are drawn together
 
-// words = Rng::bits(4 * first_block + i): the generator of runtime/rng.h over many blocks at once, in
-// a form that becomes vector code.
+// words = Rng::bits(4 * first_block + i): the generator of runtime/rng.h over many blocks at once,
+// in a form that becomes vector code.
 void draw(std::array<uint32_t, 4 * kDrawBlocks>& words, const Rng& rng, uint64_t first_block) {
   constexpr uint64_t kMultiplier0 = 0xd2511f53u;
   constexpr uint64_t kMultiplier1 = 0xcd9e8d57u;

@@ -108,23 +108,44 @@ void quantize_scales(QuantizedTensor& out, const float* scales) {
   }
 }
 
-float block_scale(const QuantizedTensor& q, int64_t block) {
-  if (!q.nested()) return q.absmax.data<float>()[block];
-  const float entry = q.nested_map.data<float>()[q.absmax.data<uint8_t>()[block]];
-  const float group_scale = q.nested_absmax.data<float>()[block / QuantizedTensor::kNestedBlock];
-  // bitsandbytes rounds the product before it adds the offset; volatile keeps the compiler from
-  // fusing the two operations into one rounding.
-  const volatile float product = entry * group_scale;
-  return product + q.nested_offset;
-}
+// The fp32 scale of any block. Reads the tensors' addresses once, ahead of the loop over blocks.
+class BlockScales {
+ public:
+  explicit BlockScales(const QuantizedTensor& q) {
+    if (q.nested()) {
+      codes_ = q.absmax.data<uint8_t>();
+      map_ = q.nested_map.data<float>();
+      group_scales_ = q.nested_absmax.data<float>();
+      offset_ = q.nested_offset;
+    } else {
+      scales_ = q.absmax.data<float>();
+    }
+  }
+
+  float operator[](int64_t block) const {
+    if (scales_ != nullptr) return scales_[block];
+    // bitsandbytes rounds the product before it adds the offset; volatile keeps the compiler from
+    // fusing the two operations into one rounding.
+    const volatile float product =
+        map_[codes_[block]] * group_scales_[block / QuantizedTensor::kNestedBlock];
+    return product + offset_;
+  }
+
+ private:
+  const float* scales_ = nullptr;
+  const uint8_t* codes_ = nullptr;
+  const float* map_ = nullptr;
+  const float* group_scales_ = nullptr;
+  float offset_ = 0.0f;
+};
 
 #if defined(__AVX512F__)
 
 // The 16 values times one scale, looked up by code.
 class ScaledValues {
  public:
-  explicit ScaledValues(float scale)
-      : values_(_mm512_mul_ps(_mm512_loadu_ps(nf4_values().data()), _mm512_set1_ps(scale))) {}
+  ScaledValues(const float* values, float scale)
+      : values_(_mm512_mul_ps(_mm512_loadu_ps(values), _mm512_set1_ps(scale))) {}
 
   // 32 values from 16 bytes. The permutation reads only the low 4 bits of each index, so that the
   // neighbouring nibble need not be masked away.
@@ -152,9 +173,9 @@ class ScaledValues {
 // The 16 values times one scale, looked up by code.
 class ScaledValues {
  public:
-  explicit ScaledValues(float scale)
-      : low_(_mm256_mul_ps(_mm256_loadu_ps(nf4_values().data()), _mm256_set1_ps(scale))),
-        high_(_mm256_mul_ps(_mm256_loadu_ps(nf4_values().data() + 8), _mm256_set1_ps(scale))) {}
+  ScaledValues(const float* values, float scale)
+      : low_(_mm256_mul_ps(_mm256_loadu_ps(values), _mm256_set1_ps(scale))),
+        high_(_mm256_mul_ps(_mm256_loadu_ps(values + 8), _mm256_set1_ps(scale))) {}
 
   // 32 values from 16 bytes. Bits above the low 4 of an index are ignored.
   void decode_32(float* out, const uint8_t* packed) const {
@@ -185,8 +206,8 @@ class ScaledValues {
 // The 16 values times one scale, looked up by code.
 class ScaledValues {
  public:
-  explicit ScaledValues(float scale) {
-    for (size_t i = 0; i < values_.size(); ++i) values_[i] = nf4_values()[i] * scale;
+  ScaledValues(const float* values, float scale) {
+    for (size_t i = 0; i < values_.size(); ++i) values_[i] = values[i] * scale;
   }
 
   void decode_32(float* out, const uint8_t* packed) const {
@@ -202,20 +223,18 @@ class ScaledValues {
 
 #endif
 
-float decode_one(const uint8_t* packed, int64_t element, float scale) {
-  const uint8_t pair = packed[element / 2];
-  return nf4_values()[element % 2 == 0 ? pair >> 4 : pair & 0x0f] * scale;
-}
-
 // Elements [begin, end) of the flattened matrix, all in one block.
-void decode_range(float* out, const uint8_t* packed, int64_t begin, int64_t end, float scale) {
-  const ScaledValues values(scale);
-  int64_t element = begin;
-  if (element % 2 != 0 && element < end) *out++ = decode_one(packed, element++, scale);
-  for (; element + 32 <= end; element += 32, out += 32) {
-    values.decode_32(out, packed + element / 2);
-  }
-  for (; element < end; ++element) *out++ = decode_one(packed, element, scale);
+void decode_range(float* out, const uint8_t* packed, uint64_t begin, uint64_t end,
+                  const float* values, float scale) {
+  const auto decode_one = [&](uint64_t element) {
+    const uint8_t pair = packed[element / 2];
+    return values[element % 2 == 0 ? pair >> 4 : pair & 0x0f] * scale;
+  };
+  const ScaledValues scaled(values, scale);
+  uint64_t element = begin;
+  if (element % 2 != 0 && element < end) *out++ = decode_one(element++);
+  for (; element + 32 <= end; element += 32, out += 32) scaled.decode_32(out, packed + element / 2);
+  for (; element < end; ++element) *out++ = decode_one(element);
 }
 
 }  // namespace
@@ -246,11 +265,13 @@ void dequantize_rows(float* w, const QuantizedTensor& q, int64_t begin, int64_t 
   const int64_t first_block = first / block_size;
   const int64_t last_block = (last + block_size - 1) / block_size;
   const uint8_t* codes = q.codes.data<uint8_t>();
+  const BlockScales scales(q);
+  const float* values = nf4_values().data();
 #pragma omp parallel for schedule(static) if (last - first > kParallelElements)
   for (int64_t b = first_block; b < last_block; ++b) {
     const int64_t from = std::max(b * block_size, first);
     const int64_t to = std::min((b + 1) * block_size, last);
-    decode_range(w + (from - first), codes, from, to, block_scale(q, b));
+    decode_range(w + (from - first), codes, from, to, values, scales[b]);
   }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How an operation's work is split over threads. Sums are formed over fixed chunks and then in chunk
-// order, so that no result depends on the thread count.
+// How an operation's work is split over threads. Sums are formed over fixed chunks and then in
+// chunk order, so that no result depends on the thread count.
 #pragma once
 
 #include <algorithm>

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Run at every build: cmake -DSOURCE=dir -DOUTPUT=file -P git_commit.cmake. Writes OUTPUT only when the
 # commit changed, so that a build without a new commit compiles nothing.
+cmake_minimum_required(VERSION 3.25)
 
 set(commit unknown)
 find_program(GIT git)

@@ -56,7 +56,8 @@ function(rankwise_test file)
   endforeach()
 endfunction()
 
-# rankwise_tests_in_folder([EXCEPT file...] [LABELS ...] DEPENDS target...): every *_test.cc here.
+# rankwise_tests_in_folder([EXCEPT file...] [LABELS ...] DEPENDS target...): every *_test.cc here; a
+# *_parity_test.cc is labelled parity unless LABELS says otherwise.
 function(rankwise_tests_in_folder)
   cmake_parse_arguments(ARG "" "" "EXCEPT;LABELS;DEPENDS" ${ARGN})
   file(GLOB files CONFIGURE_DEPENDS RELATIVE ${CMAKE_CURRENT_SOURCE_DIR} *_test.cc)
@@ -64,6 +65,10 @@ function(rankwise_tests_in_folder)
     list(REMOVE_ITEM files ${ARG_EXCEPT})
   endif()
   foreach(file ${files})
-    rankwise_test(${file} LABELS ${ARG_LABELS} DEPENDS ${ARG_DEPENDS})
+    set(labels ${ARG_LABELS})
+    if(NOT labels AND file MATCHES "_parity_test[.]cc$")
+      set(labels parity)
+    endif()
+    rankwise_test(${file} LABELS ${labels} DEPENDS ${ARG_DEPENDS})
   endforeach()
 endfunction()

@@ -114,7 +114,8 @@ void WarmupLeaf::read(const ConfigNode& node) const {
   const bool is_step_count = value >= 1.0 && value <= 1e12 && value == std::floor(value);
   if (!is_fraction && !is_step_count) {
     throw ConfigError(fmt::format(
-        "must be a fraction of all steps (0 to below 1) or a whole number of steps, got {}", value));
+        "must be a fraction of all steps (0 to below 1) or a whole number of steps, got {}",
+        value));
   }
   value_.value = value;
 }
@@ -131,8 +132,12 @@ void PatternsLeaf::read(const ConfigNode& node) const {
   value_ = std::move(patterns);
 }
 
+std::string join_choices(const std::vector<std::string>& names) {
+  return fmt::format("{}", fmt::join(names, " | "));
+}
+
 size_t read_choice(const ConfigNode& node, const std::vector<std::string>& names) {
-  const std::string available = fmt::format("{}", fmt::join(names, " | "));
+  const std::string available = join_choices(names);
   if (node.kind != ConfigNode::Kind::kScalar) fail_expected(available, node);
   for (size_t i = 0; i < names.size(); ++i) {
     if (names[i] == node.text) return i;

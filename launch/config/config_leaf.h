@@ -24,6 +24,8 @@ class ConfigLeaf {
   virtual ~ConfigLeaf() = default;
   virtual void read(const ConfigNode& node) const = 0;
   virtual Json value() const = 0;  // null: not set
+  // "none | nf4" when only certain names are allowed, otherwise "".
+  virtual std::string allowed_names() const { return ""; }
 };
 
 template <class T>
@@ -109,6 +111,7 @@ class PatternsLeaf : public ConfigLeaf {
   std::vector<std::string>& value_;
 };
 
+std::string join_choices(const std::vector<std::string>& names);
 // The index of the name that `node` gives; an error lists the names this version offers.
 size_t read_choice(const ConfigNode& node, const std::vector<std::string>& names);
 
@@ -120,9 +123,7 @@ class ChoiceLeaf : public ConfigLeaf {
   ChoiceLeaf(Enum& value, Names names) : value_(value), names_(std::move(names)) {}
 
   void read(const ConfigNode& node) const override {
-    std::vector<std::string> names;
-    for (const auto& [name, choice] : names_) names.push_back(name);
-    value_ = names_[read_choice(node, names)].second;
+    value_ = names_[read_choice(node, names())].second;
   }
   Json value() const override {
     for (const auto& [name, choice] : names_) {
@@ -130,14 +131,21 @@ class ChoiceLeaf : public ConfigLeaf {
     }
     return nullptr;
   }
+  std::string allowed_names() const override { return join_choices(names()); }
 
  private:
+  std::vector<std::string> names() const {
+    std::vector<std::string> names;
+    for (const auto& [name, choice] : names_) names.push_back(name);
+    return names;
+  }
+
   Enum& value_;
   Names names_;
 };
 
-// A value that may be absent; `Leaf` reads and checks it when it is there. `null` takes it away again,
-// so that an override can (train.steps=null train.epochs=3).
+// A value that may be absent; `Leaf` reads and checks it when it is there. `null` takes it away
+// again, so that an override can (train.steps=null train.epochs=3).
 template <class Leaf, class T, class... Rules>
 class OptionalLeaf : public ConfigLeaf {
  public:

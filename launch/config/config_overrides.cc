@@ -17,8 +17,8 @@ namespace {
 }
 
 bool is_index(std::string_view text) {
-  return !text.empty() && std::all_of(text.begin(), text.end(),
-                                      [](char c) { return c >= '0' && c <= '9'; });
+  return !text.empty() &&
+         std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
 }
 
 std::vector<std::string> split_path(std::string_view path) {
@@ -55,8 +55,8 @@ ConfigNode& descend(ConfigNode& node, const std::string& segment, std::string_vi
     return node.items[index];
   }
   if (node.kind != ConfigNode::Kind::kMap) {
-    fail_override(path, fmt::format("'{}' lies inside {}, which is no section", segment,
-                                    node.description()));
+    fail_override(
+        path, fmt::format("'{}' lies inside {}, which is no section", segment, node.description()));
   }
   if (ConfigNode* child = node.find(segment)) return *child;
   node.entries.push_back({segment, std::string(kOverridePlace), ConfigNode()});

@@ -13,8 +13,8 @@ constexpr size_t kHelpColumn = 40;
 
 // Words that YAML readers take for something else than text.
 bool is_reserved_word(std::string_view text) {
-  static const std::vector<std::string_view> words = {"null", "true", "false", "yes", "no", "on",
-                                                      "off",  "Null", "True",  "False"};
+  static const std::vector<std::string_view> words = {"null", "true", "false", "yes",  "no",
+                                                      "on",   "off",  "Null",  "True", "False"};
   return std::find(words.begin(), words.end(), text) != words.end();
 }
 
@@ -37,7 +37,7 @@ std::string to_yaml(const Json& value) {
   if (value.is_number_float()) return fmt::format("{}", value.get<double>());
   if (!value.is_array()) return value.dump();
   std::string text;
-  for (const Json& item : value) text += (text.empty() ? "" : ", ") + to_yaml(item);
+  for (const Json& item : value) text.append(text.empty() ? "" : ", ").append(to_yaml(item));
   return "[" + text + "]";
 }
 
@@ -46,10 +46,12 @@ std::string to_yaml(const Json& value) {
 void ConfigPrinter::leaf(const ConfigKey& key, const ConfigLeaf& leaf) {
   if (!key.unused_because.empty()) return;
   const Json value = leaf.value();
+  const std::string names = leaf.allowed_names();
+  const std::string help = names.empty() ? key.help : names + ": " + key.help;
   if (value.is_null()) {
-    add_line(fmt::format("# {}:", key.name), key.help);
+    add_line(fmt::format("# {}:", key.name), help);
   } else {
-    add_line(fmt::format("{}: {}", key.name, to_yaml(value)), key.help);
+    add_line(fmt::format("{}: {}", key.name, to_yaml(value)), help);
   }
 }
 

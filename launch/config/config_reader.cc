@@ -106,9 +106,8 @@ void ConfigReader::refuse_unknown_keys(const Level& level) const {
     const auto& known = level.known_keys;
     if (std::find(known.begin(), known.end(), entry.key) != known.end()) continue;
     const std::string nearest = nearest_name(entry.key, known);
-    const std::string hint = nearest.empty()
-                                 ? fmt::format("valid here: {}", fmt::join(known, ", "))
-                                 : fmt::format("did you mean '{}'?", nearest);
+    const std::string hint = nearest.empty() ? fmt::format("valid here: {}", fmt::join(known, ", "))
+                                             : fmt::format("did you mean '{}'?", nearest);
     const std::string shown = entry.key.substr(0, 100);
     const std::string path = level.path.empty() ? shown : level.path + "." + shown;
     fail_at(entry.key_place, path, "unknown key, " + hint);

@@ -22,14 +22,14 @@ void visit_model(ModelSection& model, ConfigVisitor& visitor) {
                 "`quantize`",
                 true},
                TextLeaf(model.path));
-  visitor.leaf({"init", "weights: those of path | random: a fresh model of path's config.json"},
-               ChoiceLeaf<ModelInit>(model.init, {{"weights", ModelInit::kWeights},
-                                                  {"random", ModelInit::kRandom}}));
-  visitor.leaf({"quant", "none | nf4: storage of the frozen linear weights"},
+  visitor.leaf({"init", "those of path, or a fresh model after its config.json"},
+               ChoiceLeaf<ModelInit>(
+                   model.init, {{"weights", ModelInit::kWeights}, {"random", ModelInit::kRandom}}));
+  visitor.leaf({"quant", "storage of the frozen linear weights"},
                ChoiceLeaf<BaseQuantization>(model.quant, {{"none", BaseQuantization::kNone},
                                                           {"nf4", BaseQuantization::kNf4}}));
   visitor.leaf({"double_quant", "with nf4: quantise the scales too"}, FlagLeaf(model.double_quant));
-  visitor.leaf({"compute", "auto (fp32 on a CPU) | fp32"},
+  visitor.leaf({"compute", "number type; auto is fp32 on a CPU"},
                ChoiceLeaf<ComputeType>(
                    model.compute, {{"auto", ComputeType::kAuto}, {"fp32", ComputeType::kFp32}}));
 }
@@ -39,7 +39,7 @@ void visit_adapt_rule(AdaptRule& rule, ConfigVisitor& visitor) {
                 "all-linear, or one or several globs on module names "
                 "(\"model.layers.*.self_attn.{q,v}_proj\")"},
                PatternsLeaf(rule.match));
-  visitor.leaf({"method", "lora | full (train the weights themselves) | frozen"},
+  visitor.leaf({"method", "adapters, the weights themselves, or nothing"},
                ChoiceLeaf<AdaptMethod>(rule.method, {{"lora", AdaptMethod::kLora},
                                                      {"full", AdaptMethod::kFull},
                                                      {"frozen", AdaptMethod::kFrozen}}));
@@ -63,7 +63,7 @@ void visit_adapt_rule(AdaptRule& rule, ConfigVisitor& visitor) {
 
 void visit_data_source(DataSource& source, ConfigVisitor& visitor) {
   visitor.leaf({"path", "JSON lines, or one JSON array", true}, TextLeaf(source.path));
-  visitor.leaf({"format", "prompt-completion | alpaca | text | tokens"},
+  visitor.leaf({"format", "what a record holds"},
                ChoiceLeaf<RecordFormat>(source.format,
                                         {{"prompt-completion", RecordFormat::kPromptCompletion},
                                          {"alpaca", RecordFormat::kAlpaca},
@@ -84,12 +84,11 @@ void visit_data(DataSection& data, ConfigVisitor& visitor) {
   visit_sources({"eval", "what to evaluate on"}, data.eval, visitor);
   visitor.leaf({"shuffle", "a new order each epoch; false: rows in file order"},
                FlagLeaf(data.shuffle));
-  visitor.leaf({"template", "none: the text of a record as it is (alpaca records have their own)"},
+  visitor.leaf({"template", "the text of a record as it is; alpaca records have their own"},
                ChoiceLeaf<PromptTemplate>(data.prompt_template, {{"none", PromptTemplate::kNone}}));
   visitor.leaf({"seq_len", "most tokens in a row"},
                IntegerLeaf(data.seq_len, {.min = 2, .max = 16'777'216}));
-  visitor.leaf({"long_samples",
-                "drop | truncate | split | error: samples above seq_len; required when there is one"},
+  visitor.leaf({"long_samples", "samples above seq_len; required when there is one"},
                ChoiceLeaf<LongSamples>(data.long_samples, {{"drop", LongSamples::kDrop},
                                                            {"truncate", LongSamples::kTruncate},
                                                            {"split", LongSamples::kSplit},
@@ -100,7 +99,8 @@ void visit_data(DataSection& data, ConfigVisitor& visitor) {
 }
 
 void visit_train(TrainSection& train, ConfigVisitor& visitor) {
-  visitor.leaf({"steps", "optimizer steps; or give epochs"}, OptionalInteger(train.steps, kAtLeastOne));
+  visitor.leaf({"steps", "optimizer steps; or give epochs"},
+               OptionalInteger(train.steps, kAtLeastOne));
   visitor.leaf({"epochs", "passes over the data; or give steps"},
                OptionalReal(train.epochs, {.min = 0.0, .max = 1e6, .min_allowed = false}));
   visitor.leaf({"global_batch", "rows per optimizer step, over all ranks"},
@@ -109,16 +109,16 @@ void visit_train(TrainSection& train, ConfigVisitor& visitor) {
                IntegerLeaf(train.micro_batch, kAtLeastOne));
   visitor.leaf({"seed", "of data order, initialisation and dropout"},
                IntegerLeaf(train.seed, {.min = 0}));
-  visitor.leaf({"recompute", "none | full: run each block's forward again in backward, saves memory"},
+  visitor.leaf({"recompute", "full: run each block's forward again in backward, to save memory"},
                ChoiceLeaf<Recompute>(train.recompute,
                                      {{"none", Recompute::kNone}, {"full", Recompute::kFull}}));
 }
 
 void visit_optim(OptimSection& optim, ConfigVisitor& visitor) {
-  visitor.leaf({"name", "adamw"},
+  visitor.leaf({"name", "with fp32 moments"},
                ChoiceLeaf<OptimizerName>(optim.name, {{"adamw", OptimizerName::kAdamW}}));
   visitor.leaf({"lr", "peak learning rate"}, RealLeaf(optim.lr, kPositive));
-  visitor.leaf({"schedule", "constant | linear | cosine: after the warm-up"},
+  visitor.leaf({"schedule", "after the warm-up"},
                ChoiceLeaf<ScheduleKind>(optim.schedule, {{"constant", ScheduleKind::kConstant},
                                                          {"linear", ScheduleKind::kLinear},
                                                          {"cosine", ScheduleKind::kCosine}}));
@@ -153,13 +153,14 @@ void visit_reporting(TrainConfig& config, ConfigVisitor& visitor) {
 }  // namespace
 
 void visit_config(TrainConfig& config, ConfigVisitor& visitor) {
-  visitor.leaf({"device", "auto | cpu"},
-               ChoiceLeaf<DeviceChoice>(config.device, {{"auto", DeviceChoice::kAuto},
-                                                        {"cpu", DeviceChoice::kCpu}}));
+  visitor.leaf({"device", "where to compute"},
+               ChoiceLeaf<DeviceChoice>(
+                   config.device, {{"auto", DeviceChoice::kAuto}, {"cpu", DeviceChoice::kCpu}}));
   visitor.section({"model", "the base model"}, [&] { visit_model(config.model, visitor); });
-  visitor.list({"adapt", "what trains, and how: the first matching rule wins, the rest is frozen"},
-               config.adapt.size(), [&](size_t size) { config.adapt.assign(size, AdaptRule{}); },
-               [&](size_t i) { visit_adapt_rule(config.adapt[i], visitor); });
+  visitor.list(
+      {"adapt", "what trains, and how: the first matching rule wins, the rest is frozen"},
+      config.adapt.size(), [&](size_t size) { config.adapt.assign(size, AdaptRule{}); },
+      [&](size_t i) { visit_adapt_rule(config.adapt[i], visitor); });
   visitor.section({"data", "samples and how rows are made of them"},
                   [&] { visit_data(config.data, visitor); });
   visitor.section({"train", "length, batch and seed"}, [&] { visit_train(config.train, visitor); });

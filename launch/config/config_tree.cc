@@ -82,15 +82,16 @@ class TreeBuilder : public YAML::EventHandler {
   }
 
   [[noreturn]] void fail(const YAML::Mark& mark, std::string_view message) const {
-    throw ConfigError(fmt::format("{}:{}:{}: {}", source_, mark.line + 1, mark.column + 1, message));
+    throw ConfigError(
+        fmt::format("{}:{}:{}: {}", source_, mark.line + 1, mark.column + 1, message));
   }
 
   void refuse_anchor(const YAML::Mark& mark, YAML::anchor_t anchor) const {
     if (anchor != YAML::NullAnchor) fail(mark, "anchors are not allowed, write the value out");
   }
 
-  // yaml-cpp lets a quote run on over line ends, even to the end of the file, and so swallows the keys
-  // that follow a forgotten one. No value here needs a line end.
+  // yaml-cpp lets a quote run on over line ends, even to the end of the file, and so swallows the
+  // keys that follow a forgotten one. No value here needs a line end.
   void require_closed_quote(const YAML::Mark& mark) const {
     const auto start = static_cast<size_t>(mark.pos);
     const char quote = start < yaml_.size() ? yaml_[start] : '\0';
@@ -209,10 +210,14 @@ ConfigNode* ConfigNode::find(std::string_view key) {
 
 std::string ConfigNode::description() const {
   switch (kind) {
-    case Kind::kNull: return "nothing";
-    case Kind::kList: return "a list";
-    case Kind::kMap: return "a section";
-    case Kind::kScalar: break;
+    case Kind::kNull:
+      return "nothing";
+    case Kind::kList:
+      return "a list";
+    case Kind::kMap:
+      return "a section";
+    case Kind::kScalar:
+      break;
   }
   constexpr size_t kShown = 60;
   const std::string shown = text.size() > kShown ? text.substr(0, kShown) + "..." : text;

@@ -21,7 +21,7 @@ struct ConfigNode {
   struct Entry;
 
   Kind kind = Kind::kNull;
-  std::string place;  // "run.yaml:3:7", or kOverridePlace
+  std::string place;    // "run.yaml:3:7", or kOverridePlace
   std::string text;     // of a scalar
   bool quoted = false;  // a quoted scalar is text, never a number or a truth value
   std::vector<ConfigNode> items;
@@ -40,15 +40,15 @@ struct ConfigNode::Entry {
 };
 
 // Refused with a ConfigError that begins with the place: aliases and anchors, merge keys, tags,
-// duplicate keys, keys that are not plain scalars, more than one document, more than kMaxConfigBytes
-// or kMaxConfigDepth, control characters, invalid UTF-8, a quote left open, an empty document,
-// anything that is not YAML.
+// duplicate keys, keys that are not plain scalars, more than one document, more than
+// kMaxConfigBytes or kMaxConfigDepth, control characters, invalid UTF-8, a quote left open, an
+// empty document, anything that is not YAML.
 ConfigNode parse_config_tree(std::string_view yaml, std::string_view source);
 // File of at most kMaxConfigBytes.
 ConfigNode read_config_tree(const std::string& path);
 
-// "adapt.0.rank=8": sets one value, which is YAML too ("data.train=[{path: a.jsonl}]"). Missing maps
-// on the way are made; so is the first item of a missing list. Giving a key twice is an error.
+// "adapt.0.rank=8": sets one value, which is YAML too ("data.train=[{path: a.jsonl}]"). Missing
+// maps on the way are made; so is the first item of a missing list. Giving a key twice is an error.
 void apply_overrides(ConfigNode& root, const std::vector<std::string>& overrides);
 
 }  // namespace rankwise

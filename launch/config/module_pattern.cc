@@ -99,9 +99,8 @@ std::vector<std::string> expand_braces(std::string_view pattern) {
 
 bool matches_glob(std::string_view pattern, std::string_view name) {
   const std::vector<std::string> globs = expand_braces(pattern);
-  return std::any_of(globs.begin(), globs.end(), [&](const std::string& glob) {
-    return matches_plain_glob(glob, name);
-  });
+  return std::any_of(globs.begin(), globs.end(),
+                     [&](const std::string& glob) { return matches_plain_glob(glob, name); });
 }
 
 bool matches(const AdaptRule& rule, std::string_view module, ModuleKind kind) {

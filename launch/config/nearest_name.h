@@ -8,7 +8,8 @@
 
 namespace rankwise {
 
-// Levenshtein distance in which two swapped neighbours count as one edit (optimal string alignment).
+// Levenshtein distance in which two swapped neighbours count as one edit (optimal string
+// alignment).
 int edit_distance(std::string_view a, std::string_view b);
 
 // The nearest candidate when it is near enough to be a misspelling (about a third of the letters

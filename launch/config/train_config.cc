@@ -22,8 +22,9 @@ void check_together(const TrainConfig& config, const ConfigReader& reader) {
     reader.fail("train.epochs", "give steps or epochs, not both (null takes one away)");
   }
   if (train.global_batch % train.micro_batch != 0) {
-    reader.fail("train.global_batch", fmt::format("must be a multiple of train.micro_batch ({}), got {}",
-                                                  train.micro_batch, train.global_batch));
+    reader.fail("train.global_batch",
+                fmt::format("must be a multiple of train.micro_batch ({}), got {}",
+                            train.micro_batch, train.global_batch));
   }
   if (config.optim.min_lr > config.optim.lr) {
     reader.fail("optim.min_lr", fmt::format("must be at most optim.lr ({}), got {}",

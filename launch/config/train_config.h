@@ -16,8 +16,8 @@
 
 namespace rankwise {
 
-// Names, defaults, help and ranges of all keys stand in config_schema.cc; the initialisers below are
-// the defaults. Paths are kept as written and are relative to the current directory.
+// Names, defaults, help and ranges of all keys stand in config_schema.cc; the initialisers below
+// are the defaults. Paths are kept as written and are relative to the current directory.
 
 enum class DeviceChoice { kAuto, kCpu };
 enum class BaseQuantization { kNone, kNf4 };
@@ -127,9 +127,9 @@ struct TrainConfig {
   bool operator==(const TrainConfig&) const = default;
 };
 
-// Reads `path` (YAML), then applies overrides such as "optim.lr=2e-4" or "adapt.0.rank=8". ConfigError
-// with file:line:column (or "command line"), the key, what is allowed and the nearest valid name for
-// anything unknown, duplicate, ill-typed, unused, out of range or missing.
+// Reads `path` (YAML), then applies overrides such as "optim.lr=2e-4" or "adapt.0.rank=8".
+// ConfigError with file:line:column (or "command line"), the key, what is allowed and the nearest
+// valid name for anything unknown, duplicate, ill-typed, unused, out of range or missing.
 TrainConfig load_train_config(const std::string& path, const std::vector<std::string>& overrides);
 // The same for text in memory; `source` stands for the file name in messages.
 TrainConfig parse_train_config(std::string_view yaml, std::string_view source,

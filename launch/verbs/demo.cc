@@ -38,8 +38,9 @@ std::vector<DemoTaskRow> read_task_rows(const std::string& path) {
   RecordReader reader(path, /*plain_text=*/false);
   for (Record record; reader.next(record);) {
     const Json json = parse_json(record.text, fmt::format("{}:{}", path, record.row));
-    if (!json.contains("prompt") || !json.contains("completion")) {
-      throw DataError(fmt::format("{}:{}: needs prompt and completion", path, record.row));
+    for (const char* field : {"prompt", "completion"}) {
+      if (json.contains(field) && json[field].is_string()) continue;
+      throw DataError(fmt::format("{}:{}: needs a text \"{}\"", path, record.row, field));
     }
     rows.push_back({json["prompt"].get<std::string>(), json["completion"].get<std::string>()});
   }

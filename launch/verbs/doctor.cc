@@ -5,6 +5,7 @@
 #include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <ostream>
 #include <string_view>
 
@@ -35,24 +36,27 @@ std::string describe_gpus(const MachineReport& machine) {
 std::vector<std::string> advice(const MachineReport& machine) {
   std::vector<std::string> lines;
   const auto has_simd = [&](std::string_view name) {
-    return std::find(machine.simd.begin(), machine.simd.end(), name) != machine.simd.end();
+    return std::ranges::find(machine.simd, name) != machine.simd.end();
   };
   if (!has_simd("avx2") && !has_simd("asimd")) {
     lines.emplace_back("the CPU has no AVX2: kernels run, but several times slower");
   }
-  if (version_json()["libraries"].find("onednn") == version_json()["libraries"].end()) {
-    lines.emplace_back("built without oneDNN: install libdnnl-dev and build again for faster matmul");
+  if (!version_json()["libraries"].contains("onednn")) {
+    lines.emplace_back(
+        "built without oneDNN: install libdnnl-dev and build again for faster matmul");
   }
   if (machine.usable_threads > 0 && machine.usable_threads < machine.threads) {
-    lines.push_back(fmt::format("this process may use {} of {} hardware threads (taskset, cgroup, "
-                                "or the job's allocation)",
-                                machine.usable_threads, machine.threads));
+    lines.push_back(
+        fmt::format("this process may use {} of {} hardware threads (taskset, cgroup, "
+                    "or the job's allocation)",
+                    machine.usable_threads, machine.threads));
   }
   if (!machine.gpus.empty() && machine.gpu_driver.empty() && !machine.has_libcuda) {
     lines.emplace_back("a GPU without its driver: install the NVIDIA driver");
   }
   if (!machine.gpus.empty() && !kHasCuda) {
-    lines.emplace_back("there is a GPU, but this build has no CUDA backend: everything runs on the CPU");
+    lines.emplace_back(
+        "there is a GPU, but this build has no CUDA backend: everything runs on the CPU");
   }
   if (kHasCuda && machine.nccl.empty()) {
     lines.emplace_back("NCCL not found: install libnccl2 to use several GPUs");
@@ -72,18 +76,18 @@ class DoctorVerb : public Verb {
       context.out << fmt::format("{:<10} {}\n", name, value);
     };
     add("host", context.host);
-    add("cpu", fmt::format("{}; {} socket(s), {} core(s), {} thread(s), {} usable",
-                           machine.cpu_model.empty() ? "unknown model" : machine.cpu_model,
-                           machine.sockets, machine.cores, machine.threads,
-                           machine.usable_threads));
+    add("cpu",
+        fmt::format("{}; {} socket(s), {} core(s), {} thread(s), {} usable",
+                    machine.cpu_model.empty() ? "unknown model" : machine.cpu_model,
+                    machine.sockets, machine.cores, machine.threads, machine.usable_threads));
     add("simd", machine.simd.empty() ? "none" : fmt::format("{}", fmt::join(machine.simd, " ")));
     add("memory", describe_memory(machine));
     add("gpu", describe_gpus(machine));
     add("driver", machine.gpu_driver.empty() ? "none" : machine.gpu_driver);
     add("libcuda", machine.has_libcuda ? "found" : "not found");
     add("nccl", machine.nccl.empty() ? "not found" : machine.nccl);
-    add("ranks", fmt::format("{}, {} of them on this host", context.world.size(),
-                             context.local_size));
+    add("ranks",
+        fmt::format("{}, {} of them on this host", context.world.size(), context.local_size));
     if (machine.slurm.empty()) add("slurm", "not inside a job");
     for (const auto& [name, value] : machine.slurm) add("slurm", name + "=" + value);
     context.out << "\n" << version_text() << "\n";

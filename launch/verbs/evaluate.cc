@@ -53,7 +53,6 @@ class EvaluateVerb : public Verb {
     app.add_option("--adapter", adapter_, "PEFT adapter folder; without it the base is evaluated");
     app.add_option("--logits", logits_, "also write the logits of every row to this safetensors file");
   }
-  bool needs_mpi() const override { return true; }
 
   int run(VerbContext& context) override {
     TrainConfig config = load_train_config(run_, overrides_);

@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "launch/model_files.h"
+#include "launch/output_folder.h"
 #include "model/adapters/lora_adapter.h"
 #include "model/adapters/peft_folder.h"
 #include "model/hf_folder.h"
@@ -164,14 +165,9 @@ class ExportVerb : public Verb {
 
 ExportReport export_result(const ExportOptions& options) {
   const Source source = find_source(options);
-  std::error_code ignored;
-  if (fs::equivalent(source.folder, options.output, ignored)) {
-    throw ConfigError(fmt::format("--output: '{}' is the folder to export", options.output));
-  }
-  if (fs::exists(options.output) && !options.overwrite) {
-    throw ConfigError(
-        fmt::format("--output: '{}' exists; --overwrite replaces it", options.output));
-  }
+  require_other_folder(options.output, source.folder);
+  require_output_folder(options.output, source.is_adapter ? "adapter_config.json" : "config.json",
+                        options.overwrite);
   ExportReport report;
   report.is_adapter = source.is_adapter;
   report.source = source.folder;

@@ -63,12 +63,13 @@ std::vector<TensorRow> rows_of(const WeightSource& source) {
   for (const std::string& name : source.names()) {
     const Arena::Scope scope = arena.scope("inspect");
     if (const auto quantized = source.read_quantized(name, arena, "inspect")) {
-      rows.push_back({name, quantized->nested() ? "nf4 double" : "nf4", quantized->shape,
-                      quantized->bytes()});
+      rows.push_back(
+          {name, quantized->nested() ? "nf4 double" : "nf4", quantized->shape, quantized->bytes()});
     } else {
       const Shape shape = source.shape(name);
       const DType dtype = source.dtype(name);
-      rows.push_back({name, std::string(name_of(dtype)), shape, shape.numel() * bits_of(dtype) / 8});
+      rows.push_back(
+          {name, std::string(name_of(dtype)), shape, shape.numel() * bits_of(dtype) / 8});
     }
   }
   return rows;
@@ -189,8 +190,8 @@ class InspectVerb : public Verb {
     int64_t checked = 0;
     const auto check = [&](const std::string& path, const Json& recorded, const std::string& now) {
       if (recorded != now) {
-        throw FormatError(fmt::format("{}: changed since the run: sha256 {} now, {} then", path, now,
-                                      text_of(recorded)));
+        throw FormatError(fmt::format("{}: changed since the run: sha256 {} now, {} then", path,
+                                      now, text_of(recorded)));
       }
       ++checked;
     };
@@ -200,7 +201,8 @@ class InspectVerb : public Verb {
       }
     }
     if (run.contains("base_sha256")) check(base, run["base_sha256"], base_digest(base));
-    out << fmt::format("verified     {} digest(s) of data and base are those of the run\n", checked);
+    out << fmt::format("verified     {} digest(s) of data and base are those of the run\n",
+                       checked);
   }
 
   // The store's own checksums are compared by reading.
@@ -214,8 +216,9 @@ class InspectVerb : public Verb {
       source.read(name, values);
       require_finite(values, fmt::format("{}: {}", source.description(), name));
     }
-    out << fmt::format("verified     every tensor reads back, every value is finite; base sha256 {}\n",
-                       base_digest(path_));
+    out << fmt::format(
+        "verified     every tensor reads back, every value is finite; base sha256 {}\n",
+        base_digest(path_));
   }
 
   void print_tensors(const std::vector<TensorRow>& rows, std::ostream& out) const {

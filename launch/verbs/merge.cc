@@ -10,6 +10,7 @@
 #include <map>
 
 #include "launch/inference_model.h"
+#include "launch/output_folder.h"
 #include "model/hf_folder.h"
 #include "model/merged_weights.h"
 #include "runtime/io/quantized_store.h"
@@ -35,10 +36,8 @@ MergeOptions resolved(MergeOptions options) {
                     options.model));
   }
   options.trained_on_nf4 = options.trained_on_nf4 || options.base == MergeBase::kDequantized;
-  if (std::filesystem::exists(options.output) && !options.overwrite) {
-    throw ConfigError(
-        fmt::format("--output: '{}' exists; --overwrite replaces it", options.output));
-  }
+  require_other_folder(options.output, options.model);
+  require_output_folder(options.output, "config.json", options.overwrite);
   return options;
 }
 

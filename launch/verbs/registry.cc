@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "launch/verbs/bench.h"
 #include "launch/verbs/demo.h"
 #include "launch/verbs/doctor.h"
 #include "launch/verbs/evaluate.h"
+#include "launch/verbs/export.h"
+#include "launch/verbs/generate.h"
 #include "launch/verbs/inspect.h"
+#include "launch/verbs/merge.h"
+#include "launch/verbs/quantize.h"
 #include "launch/verbs/train.h"
 #include "launch/verbs/verb.h"
 
@@ -12,11 +17,9 @@ std::vector<std::unique_ptr<Verb>> make_verbs() {
   // A new verb is one line here, and its header above.
   using MakeVerb = std::unique_ptr<Verb> (*)();
   constexpr MakeVerb kMakers[] = {
-      make_train_verb,
-      make_evaluate_verb,
-      make_inspect_verb,
-      make_doctor_verb,
-      make_demo_verb,
+      make_train_verb,  make_evaluate_verb, make_quantize_verb, make_merge_verb,
+      make_export_verb, make_generate_verb, make_bench_verb,    make_inspect_verb,
+      make_doctor_verb, make_demo_verb,
   };
   std::vector<std::unique_ptr<Verb>> verbs;
   for (const MakeVerb make : kMakers) verbs.push_back(make());

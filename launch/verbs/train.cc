@@ -22,7 +22,6 @@ class TrainVerb : public Verb {
     app.add_flag("--print-config", print_config_, "print the resolved configuration and stop");
     app.add_flag("--overwrite", overwrite_, "replace the run that stands in checkpoint.dir");
   }
-  bool needs_mpi() const override { return true; }
 
   int run(VerbContext& context) override {
     const TrainConfig config = load_train_config(run_, overrides_);

@@ -31,8 +31,6 @@ class Verb {
   virtual std::string help() const = 0;  // one line
   // Options bind to members of the verb, which run() then reads.
   virtual void add_options(CLI::App& app) = 0;
-  // Whether MPI is started even without mpirun. Under mpirun or srun it always is.
-  virtual bool needs_mpi() const { return false; }
   // Returns the exit code. User-caused failures are thrown as Error.
   virtual int run(VerbContext& context) = 0;
 };

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Adapter: changes the output and the gradient of one linear layer; exports itself under PEFT names.
+// Adapter: changes the output and the gradient of one linear layer; exports itself under PEFT
+// names.
 #pragma once
 
 #include <memory>
@@ -32,8 +33,8 @@ class Adapter {
   // y (T, out) += the adapter's contribution for x (T, in).
   virtual std::unique_ptr<AdapterSaved> forward(const Tensor& y, const Tensor& x,
                                                 ForwardContext& context) const = 0;
-  // Accumulates the gradients of the adapter's parameters and adds its part to dx (T, in); dx may be
-  // undefined (not wanted).
+  // Accumulates the gradients of the adapter's parameters and adds its part to dx (T, in); dx may
+  // be undefined (not wanted).
   virtual void backward(const Tensor& dx, const Tensor& dy, const Tensor& x,
                         const AdapterSaved& saved, ForwardContext& context) = 0;
   // Parameters in the order backward finishes them.

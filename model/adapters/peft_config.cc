@@ -32,11 +32,23 @@ const char* const kDefaults = R"({
 // Keys whose value must be null, false, empty or "none": anything else changes what is computed or
 // which tensors belong to the adapter.
 constexpr std::array kUnsupported = {
-    "alora_invocation_tokens", "arrow_config", "bias",           "fan_in_fan_out",
-    "kasa_config",             "layer_replication",              "layers_pattern",
-    "layers_to_transform",     "lora_bias",    "modules_to_save", "monteclora_config",
-    "target_parameters",       "trainable_token_indices",        "use_bdlora",
-    "use_dora",                "use_qalora",   "velora_config",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "bias",
+    "fan_in_fan_out",
+    "kasa_config",
+    "layer_replication",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_bias",
+    "modules_to_save",
+    "monteclora_config",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_dora",
+    "use_qalora",
+    "velora_config",
 };
 
 // Initialisations that leave the base weights as they were; the others (PiSSA, OLoRA, CorDA, LoftQ,
@@ -50,8 +62,8 @@ bool is_off(const Json& value) {
 
 void refuse_unsupported(const ConfigReader& reader) {
   if (reader.text("peft_type") != "LORA") {
-    reader.fail("peft_type", fmt::format("\"{}\" is not supported; known: LORA",
-                                         reader.text("peft_type")));
+    reader.fail("peft_type",
+                fmt::format("\"{}\" is not supported; known: LORA", reader.text("peft_type")));
   }
   for (const char* key : kUnsupported) {
     if (reader.has(key) && !is_off(reader.at(key))) {
@@ -177,8 +189,9 @@ PeftConfig parse_peft_config(const Json& json, const std::string& source) {
   read_modules(reader, "target_modules", config.target_modules, config.target_is_regex);
   if (config.target_modules.empty()) reader.fail("target_modules", "missing");
   read_modules(reader, "exclude_modules", config.exclude_modules, config.exclude_is_regex);
-  read_patterns(reader, "rank_pattern", config.rank_pattern,
-                [](const ConfigReader& table, const std::string& key) { return table.positive(key); });
+  read_patterns(
+      reader, "rank_pattern", config.rank_pattern,
+      [](const ConfigReader& table, const std::string& key) { return table.positive(key); });
   read_patterns(reader, "alpha_pattern", config.alpha_pattern,
                 [](const ConfigReader& table, const std::string& key) { return table.real(key); });
   return config;

@@ -25,7 +25,8 @@ std::string file_in(const std::string& folder, const char* name) {
   return (fs::path(folder) / name).string();
 }
 
-void check_shape(const SafetensorsFile& file, const SafetensorsEntry& entry, const Shape& expected) {
+void check_shape(const SafetensorsFile& file, const SafetensorsEntry& entry,
+                 const Shape& expected) {
   if (!(entry.shape == expected)) {
     throw FormatError(fmt::format("{}: tensor {} has shape {}, the adapter needs {}", file.path(),
                                   entry.name, to_string(entry.shape), to_string(expected)));
@@ -47,8 +48,8 @@ void verify_config(const std::string& folder, const Adapters& adapters) {
   const PeftConfig config = read_peft_config(folder);
   for (const auto& [module, adapter] : adapters) {
     if (!config.targets(module)) {
-      throw FormatError(fmt::format("{}: target_modules leaves out {}",
-                                    file_in(folder, kConfigFile), module));
+      throw FormatError(
+          fmt::format("{}: target_modules leaves out {}", file_in(folder, kConfigFile), module));
     }
     for (const Parameter* parameter : adapter->parameters()) {
       if (parameter->role != ParameterRole::kLoraA) continue;
@@ -80,9 +81,9 @@ void verify_tensors(const std::string& folder, const std::vector<NamedTensor>& t
 void refuse_foreign_folder(const std::string& folder) {
   std::error_code ignored;
   if (!fs::exists(folder, ignored)) return;
-  const bool replaceable = fs::is_directory(folder, ignored) &&
-                           (fs::is_empty(folder, ignored) ||
-                            fs::exists(file_in(folder, kConfigFile), ignored));
+  const bool replaceable =
+      fs::is_directory(folder, ignored) &&
+      (fs::is_empty(folder, ignored) || fs::exists(file_in(folder, kConfigFile), ignored));
   if (!replaceable) {
     throw DiskError(fmt::format("{}: exists and is no adapter folder, it is not replaced", folder));
   }
@@ -94,7 +95,8 @@ void load_peft_weights(const std::string& folder, const Adapters& adapters) {
   const SafetensorsFile file(file_in(folder, kTensorFile));
   std::set<std::string, std::less<>> wanted;
   for (const auto& [module, adapter] : adapters) {
-    for (const Parameter* parameter : adapter->parameters()) wanted.insert(kPrefix + parameter->name);
+    for (const Parameter* parameter : adapter->parameters())
+      wanted.insert(kPrefix + parameter->name);
   }
   // Everything is checked before the first adapter changes.
   for (const SafetensorsEntry& entry : file.entries()) {
@@ -115,7 +117,8 @@ void load_peft_weights(const std::string& folder, const Adapters& adapters) {
   }
 }
 
-void write_peft_folder(const std::string& folder, const PeftConfig& config, const Adapters& adapters,
+void write_peft_folder(const std::string& folder, const PeftConfig& config,
+                       const Adapters& adapters,
                        const std::vector<std::pair<std::string, std::string>>& extra_files) {
   refuse_foreign_folder(folder);
   const std::vector<NamedTensor> tensors = named_tensors(adapters);

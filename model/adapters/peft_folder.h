@@ -25,7 +25,7 @@ struct PeftConfig {
   double lora_alpha = 8.0;
   double lora_dropout = 0.0;
   bool use_rslora = false;
-  std::vector<std::string> target_modules;  // suffixes; or one regular expression
+  std::vector<std::string> target_modules;   // suffixes; or one regular expression
   bool target_is_regex = false;              // "all-linear": every linear layer
   std::vector<std::string> exclude_modules;  // as target_modules; these win
   bool exclude_is_regex = false;
@@ -39,21 +39,22 @@ struct PeftConfig {
   bool targets(const std::string& module) const;
 };
 
-// FormatError names file and key; a variant of LoRA that would be computed wrongly is refused by name.
+// FormatError names file and key; a variant of LoRA that would be computed wrongly is refused by
+// name.
 PeftConfig read_peft_config(const std::string& folder);
 PeftConfig parse_peft_config(const Json& json, const std::string& source);
 // adapter_config.json as PEFT 0.21 writes it: all its keys, sorted, indent 2, no final newline.
 std::string peft_config_text(const PeftConfig& config);
 
-// Copies the folder's tensors into the adapters. FormatError when a tensor fits no adapter, an adapter
-// gets none, or a shape differs (PEFT would stay silent about the first two).
+// Copies the folder's tensors into the adapters. FormatError when a tensor fits no adapter, an
+// adapter gets none, or a shape differs (PEFT would stay silent about the first two).
 void load_peft_weights(const std::string& folder,
                        const std::vector<std::pair<std::string, Adapter*>>& adapters);
 
 // Writes the folder PEFT would write (adapter_config.json keys sorted, indent 2; tensors under
 // "base_model.model."), reads it back and compares names, shapes, content and the ranks that the
-// config gives; then renames it to `folder`. Files in `extra` (tokenizer) are copied beside. Replaces
-// an adapter folder, never another one. DiskError leaves what stood under the name.
+// config gives; then renames it to `folder`. Files in `extra` (tokenizer) are copied beside.
+// Replaces an adapter folder, never another one. DiskError leaves what stood under the name.
 void write_peft_folder(const std::string& folder, const PeftConfig& config,
                        const std::vector<std::pair<std::string, Adapter*>>& adapters,
                        const std::vector<std::pair<std::string, std::string>>& extra_files);

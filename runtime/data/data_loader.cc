@@ -49,12 +49,22 @@ DataLoader::DataLoader(std::shared_ptr<const Dataset> dataset, const LoaderOptio
 
 std::vector<MicroBatch> DataLoader::next_step() {
   const int64_t per_shard = options_.global_batch / options_.shard_count;
-  int64_t index = position_ * options_.global_batch + options_.shard_index * per_shard;
+  const int64_t batch_begin = position_ * options_.global_batch;
+  const int64_t shard_begin = batch_begin + options_.shard_index * per_shard;
+  int64_t first_token = 0;
+  for (int64_t index = batch_begin; index < shard_begin; ++index) {
+    for (const uint32_t sample : row_at(index)) {
+      first_token += static_cast<int64_t>(dataset_->samples[sample].input_ids.size());
+    }
+  }
   std::vector<MicroBatch> batches(static_cast<size_t>(per_shard / options_.micro_batch));
+  int64_t index = shard_begin;
   for (MicroBatch& batch : batches) {
+    batch.first_token = first_token;
     for (int64_t i = 0; i < options_.micro_batch; ++i) {
       append_documents(batch, dataset_->samples, row_at(index++));
     }
+    first_token += batch.tokens();
   }
   ++position_;
   return batches;

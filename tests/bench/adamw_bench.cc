@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // AdamW over a small adapter and over a buffer larger than the caches.
-#include "kernels/adamw.h"
-
 #include <algorithm>
 
+#include "kernels/adamw.h"
 #include "tests/bench/ceiling.h"
 #include "tests/bench/random_tensor.h"
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Causal attention at hidden 256: FLOPs count visible pairs only (forward 4 D, backward 10 D a pair).
+// Causal attention at hidden 256: FLOPs count visible pairs only (forward 4 D, backward 10 D a
+// pair).
 #include "kernels/attention.h"
-
 #include "tests/bench/ceiling.h"
 #include "tests/bench/random_tensor.h"
 
@@ -29,9 +29,7 @@ struct Call {
     key_offsets.data<int32_t>()[1] = static_cast<int32_t>(keys);
     params = {.scale = 0.125f, .longest_query = queries, .longest_key = keys};
   }
-  void forward() {
-    attention(y, log_sum_exp, q, k, v, query_offsets, key_offsets, params, stream);
-  }
+  void forward() { attention(y, log_sum_exp, q, k, v, query_offsets, key_offsets, params, stream); }
   void backward() {
     attention_backward(dq, dk, dv, dy, q, k, v, y, log_sum_exp, query_offsets, key_offsets, params,
                        stream);

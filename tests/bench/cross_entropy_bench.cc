@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Cross-entropy over a chunk of 128 tokens, vocabularies 4096 and 32000.
 #include "kernels/cross_entropy.h"
-
 #include "tests/bench/ceiling.h"
 #include "tests/bench/random_tensor.h"
 

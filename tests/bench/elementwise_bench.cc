@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Element-wise operations at T 512, hidden 256.
 #include "kernels/elementwise.h"
-
 #include "tests/bench/ceiling.h"
 #include "tests/bench/random_tensor.h"
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Embedding lookup and gradient at T 512, hidden 256, vocabulary 32000.
 #include "kernels/embedding.h"
-
 #include "tests/bench/ceiling.h"
 #include "tests/bench/random_tensor.h"
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // RMSNorm at T 512, hidden 256 and at a hidden size past the second-level cache.
 #include "kernels/rms_norm.h"
-
 #include "tests/bench/ceiling.h"
 #include "tests/bench/random_tensor.h"
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rotary embedding at T 512, hidden 256 (8 heads of 32, 4 of 64) and its tables.
 #include "kernels/rope.h"
-
 #include "tests/bench/ceiling.h"
 #include "tests/bench/random_tensor.h"
 

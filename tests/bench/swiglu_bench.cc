@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SwiGLU at T 512, ffn 688.
 #include "kernels/swiglu.h"
-
 #include "tests/bench/ceiling.h"
 #include "tests/bench/random_tensor.h"
 

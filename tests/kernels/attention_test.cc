@@ -65,9 +65,7 @@ struct Call {
     params.longest_key = *std::max_element(c.keys.begin(), c.keys.end());
   }
 
-  void forward() {
-    attention(y, log_sum_exp, q, k, v, query_offsets, key_offsets, params, stream);
-  }
+  void forward() { attention(y, log_sum_exp, q, k, v, query_offsets, key_offsets, params, stream); }
   void backward() {
     attention_backward(dq, dk, dv, dy, q, k, v, y, log_sum_exp, query_offsets, key_offsets, params,
                        stream);
@@ -201,8 +199,8 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"several_panels", {300}, {300}, 2, 2, 32},
         Case{"documents", {5, 1, 40, 129}, {5, 1, 40, 129}, 4, 2, 32},
         Case{"all_heads_share_one", {33}, {33}, 8, 1, 64},
-        Case{"window", {150}, {150}, 2, 1, 32, 20},
-        Case{"window_of_one", {20}, {20}, 2, 1, 8, 1},
+        Case{"group_of_three", {50, 7}, {50, 7}, 6, 2, 32, 11},
+        Case{"window", {150}, {150}, 2, 1, 32, 20}, Case{"window_of_one", {20}, {20}, 2, 1, 8, 1},
         Case{"window_wider_than_text", {40}, {40}, 2, 1, 24, 1000},
         Case{"window_over_documents", {90, 1, 60}, {90, 1, 60}, 4, 4, 16, 37},
         Case{"decode_one", {1}, {333}, 4, 1, 64}, Case{"decode_window", {2}, {200}, 4, 2, 24, 50},
@@ -294,7 +292,8 @@ TEST(AttentionDeathTest, RefusesHeadsThatDoNotDivide) {
   const Tensor q = memory.zeros({4, 3, 8});
   const Tensor k = memory.zeros({4, 2, 8});
   const Tensor offsets = memory.of<int32_t>({2}, {0, 4});
-  EXPECT_DEATH(attention(q, {}, q, k, k, offsets, offsets, {}, stream), "3 query heads, 2 kv heads");
+  EXPECT_DEATH(attention(q, {}, q, k, k, offsets, offsets, {}, stream),
+               "3 query heads, 2 kv heads");
 }
 
 TEST(AttentionDeathTest, RefusesMoreQueriesThanKeys) {

@@ -71,8 +71,8 @@ Reference reference(const Call& call) {
 }
 
 TEST(CrossEntropy, AgreesWithDoublePrecisionReference) {
-  for (const auto& [rows, vocabulary] : std::vector<std::pair<int64_t, int64_t>>{
-           {1, 1}, {1, 24}, {3, 33}, {65, 7}, {40, 5001}}) {
+  for (const auto& [rows, vocabulary] :
+       std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {1, 24}, {3, 33}, {65, 7}, {40, 5001}}) {
     Call call(rows, vocabulary, some_targets(rows, vocabulary));
     const Reference expected = reference(call);
     call.run(true);

@@ -167,8 +167,8 @@ TEST(Dropout, DoesNotDependOnChunksOrThreads) {
   omp_set_num_threads(1);
   dropout(whole, x, 0.1f, rng, 11, stream);
   omp_set_num_threads(3);
-  for (const auto& [begin, end] : std::vector<std::pair<int64_t, int64_t>>{
-           {0, 1}, {1, 6}, {6, 40007}, {40007, 50000}}) {
+  for (const auto& [begin, end] :
+       std::vector<std::pair<int64_t, int64_t>>{{0, 1}, {1, 6}, {6, 40007}, {40007, 50000}}) {
     dropout(parts.rows(begin, end), x.rows(begin, end), 0.1f, rng,
             11 + static_cast<uint64_t>(begin), stream);
   }

@@ -23,7 +23,8 @@ TEST(Embedding, CopiesTheRowOfEachId) {
   const Tensor y = memory.poisoned({4, 24});
   embedding(y, ids, table, stream);
   for (int64_t t = 0; t < 4; ++t) {
-    expect_identical(y.rows(t, t + 1), table.rows(ids.data<int32_t>()[t], ids.data<int32_t>()[t] + 1));
+    expect_identical(y.rows(t, t + 1),
+                     table.rows(ids.data<int32_t>()[t], ids.data<int32_t>()[t] + 1));
   }
 }
 

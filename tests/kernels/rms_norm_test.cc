@@ -21,8 +21,8 @@ using testing::weighted_sum;
 constexpr float kEps = 1e-5f;
 
 TEST(RmsNorm, AgreesWithDoublePrecisionReference) {
-  for (const auto& [rows, width] : std::vector<std::pair<int64_t, int64_t>>{
-           {1, 1}, {1, 8}, {3, 24}, {65, 100}, {130, 257}}) {
+  for (const auto& [rows, width] :
+       std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {1, 8}, {3, 24}, {65, 100}, {130, 257}}) {
     GuardedMemory memory;
     Stream stream;
     const Tensor x = memory.normal({rows, width}, 3.0f);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "launch/config/config_tree.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -60,7 +61,9 @@ TEST(ConfigTree, RefusesWhatWouldBeAmbiguous) {
       {"a: b: c\n", "run.yaml:1:5: "},
       {"a: \"x\nb: 1\n", "run.yaml:1:4: the quote is not closed"},
       {"a: 'x\nb: 'y'\n", "run.yaml:1:4: the quote is not closed"},
-      {"\xef\xbb\xbf" "a: \"x\\\"\n", "run.yaml:1:4: the quote is not closed"},
+      {"\xef\xbb\xbf"
+       "a: \"x\\\"\n",
+       "run.yaml:1:4: the quote is not closed"},
       {"\tx: 1\n", "run.yaml:1:"},
   };
   for (const auto& [yaml, expected] : vectors) {
@@ -70,7 +73,9 @@ TEST(ConfigTree, RefusesWhatWouldBeAmbiguous) {
 
 TEST(ConfigTree, QuotesMayHoldQuotesAndHashes) {
   const ConfigNode root = parse_config_tree(
-      "\xef\xbb\xbf" "a: \"x\\\"y # z\"\nb: 'it''s'\n\"c\": caf\xc3\xa9 \nd: {e: \"\xc3\xa9\", f: 'g'}\n", "run.yaml");
+      "\xef\xbb\xbf"
+      "a: \"x\\\"y # z\"\nb: 'it''s'\n\"c\": caf\xc3\xa9 \nd: {e: \"\xc3\xa9\", f: 'g'}\n",
+      "run.yaml");
   EXPECT_EQ(root.find("a")->text, "x\"y # z");
   EXPECT_EQ(root.find("b")->text, "it's");
   EXPECT_EQ(root.find("d")->find("f")->text, "g");
@@ -86,10 +91,7 @@ TEST(ConfigTree, RefusesEmptyDocumentsAndControlCharacters) {
 
 TEST(ConfigTree, AliasBombIsRefusedAtItsFirstAnchor) {
   std::string bomb = "a0: &a0 [x, x]\n";
-  for (int i = 1; i < 30; ++i) {
-    bomb += "a" + std::to_string(i) + ": &a" + std::to_string(i) + " [*a" + std::to_string(i - 1) +
-            ", *a" + std::to_string(i - 1) + "]\n";
-  }
+  for (int i = 1; i < 30; ++i) bomb += fmt::format("a{0}: &a{0} [*a{1}, *a{1}]\n", i, i - 1);
   EXPECT_TRUE(refusal(bomb).starts_with("run.yaml:1:5: anchors")) << refusal(bomb);
 }
 

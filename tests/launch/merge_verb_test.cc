@@ -55,13 +55,14 @@ TEST(MergeVerb, AddsScaleTimesBAToTheTargetsOnly) {
     const std::vector<float> w = floats(before, entry.name);
     const std::vector<float> merged = floats(after, entry.name);
     const std::string module = entry.name.substr(0, entry.name.rfind('.'));
-    const std::string a_name = "base_model.model." + module + ".lora_A.weight";
+    const std::string prefix = fmt::format("base_model.model.{}.lora_", module);
+    const std::string a_name = prefix + "A.weight";
     if (adapter.find(a_name) == nullptr) {
       EXPECT_EQ(w, merged) << entry.name;
       continue;
     }
     const std::vector<float> a = floats(adapter, a_name);
-    const std::vector<float> b = floats(adapter, "base_model.model." + module + ".lora_B.weight");
+    const std::vector<float> b = floats(adapter, prefix + "B.weight");
     const int64_t in = entry.shape.dim(1);
     for (int64_t i = 0; i < entry.shape.numel(); ++i) {
       double change = 0.0;
@@ -146,10 +147,19 @@ TEST(MergeVerb, RefusesContradictionsAndExistingOutput) {
       testing::run_verb(*verb, {files.options.model, "--adapter", files.options.adapter, "-o",
                                 files.options.output, "--base", "dequantized", "--quant", "none"}),
       ConfigError);
-  files.scratch.write("merged/notes.txt", "precious");
+  MergeOptions into_itself = files.options;
+  into_itself.output = files.options.model;
+  into_itself.overwrite = true;
+  EXPECT_THROW(merge_adapter(into_itself), ConfigError);
+  merge_adapter(files.options);
   EXPECT_NE(message_of<ConfigError>([&] { merge_adapter(files.options); }).find("--overwrite"),
             std::string::npos);
-  EXPECT_EQ(testing::names_in(files.options.output), std::vector<std::string>{"notes.txt"});
+  MergeOptions elsewhere = files.options;
+  elsewhere.output = files.scratch.file("notes");
+  elsewhere.overwrite = true;
+  files.scratch.write("notes/notes.txt", "precious");
+  EXPECT_THROW(merge_adapter(elsewhere), ConfigError);
+  EXPECT_EQ(testing::names_in(elsewhere.output), std::vector<std::string>{"notes.txt"});
 }
 
 TEST(MergeVerb, FullDiskLeavesNothingUnderTheName) {

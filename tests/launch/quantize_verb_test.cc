@@ -70,6 +70,7 @@ TEST(QuantizeVerb, ReportsBytesAndErrorsThatARecountConfirms) {
   const ModelFiles original = open_model(model);
   const ModelFiles quantized = open_model(store);
   Arena arena;
+  Stream stream;
   double sum = 0.0;
   double largest = 0.0;
   int64_t elements = 0;
@@ -82,7 +83,7 @@ TEST(QuantizeVerb, ReportsBytesAndErrorsThatARecountConfirms) {
     const Tensor before = arena.allocate("w", DType::kF32, shape);
     const Tensor after = arena.allocate("w", DType::kF32, shape);
     original.weights->read(name, before);
-    quantized.weights->read(name, after);
+    dequantize(after, *quantized.weights->read_quantized(name, arena, "stored"), stream);
     for (int64_t i = 0; i < shape.numel(); ++i) {
       const double error =
           std::abs(static_cast<double>(before.data<float>()[i]) - after.data<float>()[i]);

@@ -16,6 +16,7 @@
 #include "model/adapters/peft_folder.h"
 #include "model/hf_folder.h"
 #include "runtime/data/tokenizer.h"
+#include "runtime/rng.h"
 #include "tests/support/program.h"
 
 namespace rankwise::testing {

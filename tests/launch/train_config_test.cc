@@ -43,7 +43,7 @@ TEST(TrainConfig, ThreeKeysSufficeAndTheRestIsDefault) {
 TEST(TrainConfig, ReadsEveryKey) {
   const TrainConfig config = parse_train_config(R"(
 device: cpu
-model: {path: "models/a b", quant: none, double_quant: false, compute: fp32}
+model: {path: "models/a b", init: random, quant: none, double_quant: false, compute: fp32}
 adapt:
   - {match: ["lm_head", "*.{q,v}_proj"], method: lora, rank: 4, alpha: 8, dropout: 0.1, rslora: true, lr_ratio_b: 16}
   - {match: "*.k_proj", from: adapters/k, dropout: 0.2}
@@ -68,6 +68,7 @@ log: {every: 2}
                                                 "run.yaml", {});
   EXPECT_EQ(config.device, DeviceChoice::kCpu);
   EXPECT_EQ(config.model.path, "models/a b");
+  EXPECT_EQ(config.model.init, ModelInit::kRandom);
   EXPECT_EQ(config.model.quant, BaseQuantization::kNone);
   EXPECT_FALSE(config.model.double_quant);
   EXPECT_EQ(config.model.compute, ComputeType::kFp32);
@@ -120,8 +121,9 @@ TEST(TrainConfig, PrintedDefaultsParseBackAndExplainEveryKey) {
 }
 
 TEST(TrainConfig, AwkwardTextSurvivesPrinting) {
-  for (const std::string path : {"true", "null", "1e-3", "-", "a: b", "x # y", "it's", "\"q\"",
-                                 "back\\slash", "~", "[x]", "{a", "*a", "&b", "caf\xc3\xa9", "a,b"}) {
+  for (const std::string path :
+       {"true", "null", "1e-3", "-", "a: b", "x # y", "it's", "\"q\"", "back\\slash", "~", "[x]",
+        "{a", "*a", "&b", "caf\xc3\xa9", "a,b"}) {
     TrainConfig config = with({});
     config.model.path = path;
     config.adapt[0].match = {path == "{a" ? "x" : path, "y"};
@@ -159,7 +161,8 @@ TEST(TrainConfig, UnknownKeysAreRefusedWithPlaceAndNearestName) {
   EXPECT_EQ(refusal("model: {path: m}\ndata: {train: [{path: t}]}\ntrain: {steps: 1}\n"
                     "optim:\n  lrr: 1e-3\n"),
             "run.yaml:5:3: optim.lrr: unknown key, did you mean 'lr'?");
-  EXPECT_EQ(refusal("modle: {path: m}\n"), "run.yaml:1:1: modle: unknown key, did you mean 'model'?");
+  EXPECT_EQ(refusal("modle: {path: m}\n"),
+            "run.yaml:1:1: modle: unknown key, did you mean 'model'?");
   EXPECT_EQ(refusal(kMinimal, {"adapt.0.rnak=8"}),
             "command line: adapt.0.rnak: unknown key, did you mean 'rank'?");
   EXPECT_EQ(refusal(kMinimal, {"log.tensorboard=true"}),
@@ -179,8 +182,9 @@ TEST(TrainConfig, OptionsOfLaterVersionsAreRefusedNotIgnored) {
   }
   for (const char* option :
        {"parallel.tensor=2", "parallel.shard_base=data", "guard.nan=stop", "checkpoint.every=10",
-        "checkpoint.keep=3", "checkpoint.best=true", "log.tensorboard=false", "adapt.0.init=default",
-        "adapt.0.adalora={target_rank: 8}", "adapt.0.galore={rank: 8}", "train.micro_batch=auto"}) {
+        "checkpoint.keep=3", "checkpoint.best=true", "log.tensorboard=false",
+        "adapt.0.init=default", "adapt.0.adalora={target_rank: 8}", "adapt.0.galore={rank: 8}",
+        "train.micro_batch=auto"}) {
     EXPECT_NE(refusal(kMinimal, {option}), "") << option;
   }
 }
@@ -209,9 +213,11 @@ TEST(TrainConfig, WrongTypesAreRefused) {
       {"log=~", "log: expected a section, got nothing"},
       {"model.path=[a]", "model.path: expected text, got a list"},
       {"model.path=\"\"", "model.path: must not be empty"},
-      {"optim.schedule=[cosine]", "optim.schedule: expected constant | linear | cosine, got a list"},
-      {"optim.schedule=cosin", "optim.schedule: 'cosin' is not available in this version, did you "
-                               "mean 'cosine'?"},
+      {"optim.schedule=[cosine]",
+       "optim.schedule: expected constant | linear | cosine, got a list"},
+      {"optim.schedule=cosin",
+       "optim.schedule: 'cosin' is not available in this version, did you "
+       "mean 'cosine'?"},
       {"adapt.0.match=[]", "adapt.0.match: must not be empty"},
       {"adapt.0.match=\"{q\"", "adapt.0.match: unbalanced braces"},
   };
@@ -227,14 +233,32 @@ TEST(TrainConfig, NumbersMustBeFiniteAndInRange) {
     const std::string message = refusal(kMinimal, {std::string("optim.lr=") + value});
     EXPECT_NE(message.find("must be a finite number"), std::string::npos) << message;
   }
-  for (const char* option :
-       {"train.steps=0", "train.steps=-1", "train.epochs=0", "train.global_batch=0",
-        "train.micro_batch=0", "train.seed=-1", "optim.lr=0", "optim.lr=-1e-4", "optim.betas=[1, 0.9]",
-        "optim.betas=[0.9, -0.1]", "optim.eps=0", "optim.weight_decay=-1", "optim.max_grad_norm=-1",
-        "optim.warmup=-0.1", "optim.warmup=1.5", "adapt.0.rank=0", "adapt.0.rank=65537",
-        "adapt.0.alpha=0", "adapt.0.dropout=1", "adapt.0.lr_ratio_b=0", "data.seq_len=1",
-        "data.train.0.weight=0", "eval.every=-1", "eval.batches=-1", "log.every=0",
-        "data.train=[]"}) {
+  for (const char* option : {"train.steps=0",
+                             "train.steps=-1",
+                             "train.epochs=0",
+                             "train.global_batch=0",
+                             "train.micro_batch=0",
+                             "train.seed=-1",
+                             "optim.lr=0",
+                             "optim.lr=-1e-4",
+                             "optim.betas=[1, 0.9]",
+                             "optim.betas=[0.9, -0.1]",
+                             "optim.eps=0",
+                             "optim.weight_decay=-1",
+                             "optim.max_grad_norm=-1",
+                             "optim.warmup=-0.1",
+                             "optim.warmup=1.5",
+                             "adapt.0.rank=0",
+                             "adapt.0.rank=65537",
+                             "adapt.0.alpha=0",
+                             "adapt.0.dropout=1",
+                             "adapt.0.lr_ratio_b=0",
+                             "data.seq_len=1",
+                             "data.train.0.weight=0",
+                             "eval.every=-1",
+                             "eval.batches=-1",
+                             "log.every=0",
+                             "data.train=[]"}) {
     EXPECT_NE(refusal(kMinimal, {option}).find("must "), std::string::npos)
         << option << " -> " << refusal(kMinimal, {option});
   }
@@ -260,8 +284,9 @@ TEST(TrainConfig, RulesBetweenKeysNameThePlace) {
   EXPECT_EQ(refusal(base), "run.yaml: train: one of steps and epochs is required");
   EXPECT_EQ(refusal(base + "train: {steps: 1, epochs: 2}\n"),
             "run.yaml:3:27: train.epochs: give steps or epochs, not both (null takes one away)");
-  EXPECT_EQ(refusal(base + "train: {steps: 1, global_batch: 6, micro_batch: 4}\n"),
-            "run.yaml:3:33: train.global_batch: must be a multiple of train.micro_batch (4), got 6");
+  EXPECT_EQ(
+      refusal(base + "train: {steps: 1, global_batch: 6, micro_batch: 4}\n"),
+      "run.yaml:3:33: train.global_batch: must be a multiple of train.micro_batch (4), got 6");
   EXPECT_EQ(refusal(kMinimal, {"optim.lr=1e-4", "optim.min_lr=1e-3"}),
             "command line: optim.min_lr: must be at most optim.lr (0.0001), got 0.001");
 }

@@ -215,7 +215,8 @@ class LossChunks : public ::testing::Test {
  protected:
   static constexpr int64_t kTokens = 300;
   LossChunks()
-      : config(tiny_config({{"vocab_size", 65536}, {"hidden_size", 8}, {"initializer_range", 1.0}})),
+      : config(
+            tiny_config({{"vocab_size", 65536}, {"hidden_size", 8}, {"initializer_range", 1.0}})),
         weights(make_random_weights(config, kWeightSeed)),
         rig(config, *weights, testing::with_lora({.rank = 2})) {
     Sample sample = random_sample(kTokens, 4, 65536);
@@ -258,7 +259,9 @@ TEST_F(LossChunks, BoundMemoryAndSkipChunksWithoutTargets) {
   std::fill_n(sums.data<double>(), 3, 0.0);
   rig.model().loss(context, sums, rig.stream());
   for (const Arena::Usage& usage : rig.arena().usage()) {
-    if (usage.purpose == "workspace") EXPECT_LE(usage.peak_bytes, 33 << 20);
+    if (usage.purpose != "workspace") continue;
+    EXPECT_GT(usage.peak_bytes, 31 << 20);
+    EXPECT_LT(usage.peak_bytes, 33 << 20);
   }
   const auto row_is_zero = [&](int64_t t) {
     const float* row = context.dhidden.data<float>() + t * config.hidden_size;

@@ -19,7 +19,7 @@ namespace {
 using testing::tiny_config;
 using testing::TrainingRig;
 
-class Generate : public ::testing::TestWithParam<Json> {
+class Generate : public ::testing::Test {
  protected:
   Generate() : Generate(Json::object()) {}
   explicit Generate(const Json& changes)
@@ -131,8 +131,7 @@ TEST_F(Generate, SamplesInProportionToProbability) {
   std::map<int32_t, double> seen;
   constexpr int kDraws = 4000;
   for (uint64_t seed = 0; seed < kDraws; ++seed) {
-    const auto ids =
-        run({.max_new_tokens = 1, .temperature = temperature, .seed = seed}, prompt);
+    const auto ids = run({.max_new_tokens = 1, .temperature = temperature, .seed = seed}, prompt);
     seen[ids.front()] += 1.0 / kDraws;
   }
   for (const auto& [id, expected] : probability) {

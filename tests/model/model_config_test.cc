@@ -35,12 +35,11 @@ void expect_refusal(const Json& changes, const std::string& key, const std::stri
 }
 
 TEST(ModelConfig, ReadsTheKeysOfTransformers4) {
-  const ModelConfig config = tiny_config(
-      {{"rope_theta", 500000.0},
-       {"rope_scaling", {{"type", "linear"}, {"factor", 4.0}}},
-       {"attention_bias", true},
-       {"mlp_bias", true},
-       {"eos_token_id", {7, 9}}});
+  const ModelConfig config = tiny_config({{"rope_theta", 500000.0},
+                                          {"rope_scaling", {{"type", "linear"}, {"factor", 4.0}}},
+                                          {"attention_bias", true},
+                                          {"mlp_bias", true},
+                                          {"eos_token_id", {7, 9}}});
   EXPECT_EQ(config.model_type, "llama");
   EXPECT_EQ(config.vocab_size, 29);
   EXPECT_EQ(config.num_key_value_heads, 2);
@@ -55,14 +54,13 @@ TEST(ModelConfig, ReadsTheKeysOfTransformers4) {
 }
 
 TEST(ModelConfig, ReadsTheKeysOfTransformers5) {
-  const ModelConfig config =
-      tiny_config({{"rope_theta", nullptr},
-                   {"rope_parameters",
-                    {{"rope_type", "llama3"},
-                     {"rope_theta", 1000.0},
-                     {"factor", 8.0},
-                     {"low_freq_factor", 1.0},
-                     {"high_freq_factor", 4.0}}}});
+  const ModelConfig config = tiny_config({{"rope_theta", nullptr},
+                                          {"rope_parameters",
+                                           {{"rope_type", "llama3"},
+                                            {"rope_theta", 1000.0},
+                                            {"factor", 8.0},
+                                            {"low_freq_factor", 1.0},
+                                            {"high_freq_factor", 4.0}}}});
   EXPECT_EQ(config.rope.theta, 1000.0);
   EXPECT_EQ(config.rope.kind, RopeConfig::Kind::kLlama3);
   EXPECT_EQ(config.rope.original_max_position_embeddings, 64);  // from max_position_embeddings
@@ -99,7 +97,8 @@ TEST(ModelConfig, MistralsAbsentWindowIs4096AndNullIsNone) {
 }
 
 TEST(ModelConfig, RefusesByNameWhatItWouldComputeWrongly) {
-  expect_refusal({{"model_type", "gemma"}}, "model_type", "\"gemma\" is not supported; known: llama");
+  expect_refusal({{"model_type", "gemma"}}, "model_type",
+                 "\"gemma\" is not supported; known: llama");
   expect_refusal({{"hidden_act", "gelu"}}, "hidden_act", "gelu");
   expect_refusal({{"rope_scaling", {{"rope_type", "yarn"}, {"factor", 2.0}}}},
                  "rope_scaling.rope_type", "yarn");
@@ -167,15 +166,17 @@ TEST(RopeFrequencies, AreAGeometricSeries) {
 
 TEST(RopeFrequencies, LinearScalingDividesAll) {
   const auto plain = rope_inverse_frequencies(tiny_config());
-  const auto scaled =
-      rope_inverse_frequencies(tiny_config({{"rope_scaling", {{"type", "linear"}, {"factor", 4.0}}}}));
+  const auto scaled = rope_inverse_frequencies(
+      tiny_config({{"rope_scaling", {{"type", "linear"}, {"factor", 4.0}}}}));
   for (size_t j = 0; j < plain.size(); ++j) EXPECT_FLOAT_EQ(scaled[j], plain[j] / 4.0f);
 }
 
 // Llama 3.1: short waves are kept, long ones slowed down by the factor, those between interpolated.
 TEST(RopeFrequencies, Llama3ScalingHasThreeRegions) {
-  const Json scaling{{"rope_type", "llama3"},     {"factor", 8.0},
-                     {"low_freq_factor", 1.0},    {"high_freq_factor", 4.0},
+  const Json scaling{{"rope_type", "llama3"},
+                     {"factor", 8.0},
+                     {"low_freq_factor", 1.0},
+                     {"high_freq_factor", 4.0},
                      {"original_max_position_embeddings", 8192}};
   const Json llama31{{"head_dim", 128}, {"rope_theta", 500000.0}, {"rope_scaling", scaling}};
   const auto scaled = rope_inverse_frequencies(tiny_config(llama31));

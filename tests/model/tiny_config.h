@@ -33,8 +33,8 @@ inline Sample random_sample(int64_t tokens, uint64_t seed, int32_t vocab = 29) {
   const Rng rng(seed, "sample");
   Sample sample;
   for (int64_t t = 0; t < tokens; ++t) {
-    sample.input_ids.push_back(static_cast<int32_t>(
-        rng.below(static_cast<uint64_t>(t), static_cast<uint64_t>(vocab))));
+    sample.input_ids.push_back(
+        static_cast<int32_t>(rng.below(static_cast<uint64_t>(t), static_cast<uint64_t>(vocab))));
     sample.labels.push_back(t < tokens / 3 ? kIgnoredLabel : sample.input_ids.back());
   }
   return sample;

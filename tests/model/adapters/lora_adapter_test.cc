@@ -90,7 +90,8 @@ TEST(LoraAdapter, GradientsAccumulate) {
 
 TEST(LoraAdapter, StartsAsTheIdentityWithUniformA) {
   Bench bench(1024, 8, {.rank = 64});
-  EXPECT_TRUE(std::ranges::all_of(Bench::values(bench.b().dense()), [](float b) { return b == 0; }));
+  EXPECT_TRUE(
+      std::ranges::all_of(Bench::values(bench.b().dense()), [](float b) { return b == 0; }));
   double square = 0.0;
   double fourth = 0.0;
   float largest = 0.0f;
@@ -100,8 +101,8 @@ TEST(LoraAdapter, StartsAsTheIdentityWithUniformA) {
     square += std::pow(value, 2.0) / static_cast<double>(a.size());
     fourth += std::pow(value, 4.0) / static_cast<double>(a.size());
   }
-  EXPECT_LE(largest, 0.03125f);                     // 1 / sqrt(in)
-  EXPECT_NEAR(square, 3.255e-4, 0.02 * 3.255e-4);   // bound^2 / 3
+  EXPECT_LE(largest, 0.03125f);                        // 1 / sqrt(in)
+  EXPECT_NEAR(square, 3.255e-4, 0.02 * 3.255e-4);      // bound^2 / 3
   EXPECT_NEAR(fourth / (square * square), 1.8, 0.05);  // uniform, not normal
 }
 
@@ -139,7 +140,8 @@ TEST(LoraAdapter, DropoutMasksDependOnTheTokensPlaceOnly) {
   EXPECT_EQ(plain.front(), plain.back());  // equal inputs, nothing dropped
 }
 
-// The loss sum(y * weights) is linear in x, A and B each, so that differences are exact up to rounding.
+// The loss sum(y * weights) is linear in x, A and B each, so that differences are exact up to
+// rounding.
 TEST(LoraAdapter, BackwardThroughDropoutMatchesFiniteDifferences) {
   Bench bench(5, 3, {.rank = 2, .alpha = 3.0, .dropout = 0.4f});
   const Rng rng(1, "test");

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A pretrained model on real data against transformers and PEFT: text, LoRA and 4-bit LoRA training.
+// A pretrained model on real data against transformers and PEFT: text, LoRA and 4-bit LoRA
+// training.
 #include <gtest/gtest.h>
 
 #include <algorithm>

@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
+#include <set>
 
 #include "runtime/errors.h"
 #include "runtime/rng.h"
@@ -112,6 +114,27 @@ TEST(DataLoader, RowsAreTheSameForEveryShardCountAndAccumulation) {
   }
 }
 
+TEST(DataLoader, FirstTokenIsThePlaceInTheGlobalBatchForEveryShardCount) {
+  const auto dataset = numbered_dataset(20, 9);
+  LoaderOptions options = small_options();
+  options.packing = true;
+  for (const int shards : {1, 2, 4}) {
+    options.shard_count = shards;
+    for (int64_t step = 0; step < 5; ++step) {
+      int64_t tokens = 0;
+      for (int shard = 0; shard < shards; ++shard) {
+        options.shard_index = shard;
+        DataLoader loader(dataset, options);
+        loader.seek(step);
+        for (const MicroBatch& batch : loader.next_step()) {
+          EXPECT_EQ(batch.first_token, tokens);
+          tokens += batch.tokens();
+        }
+      }
+    }
+  }
+}
+
 TEST(DataLoader, SeekContinuesExactlyThere) {
   const auto dataset = numbered_dataset(23, 9);
   LoaderOptions options = small_options();
@@ -174,6 +197,27 @@ TEST(DataLoader, PackingNeedsFewerRows) {
   options.packing = true;
   DataLoader loader(numbered_dataset(100, 4), options);
   EXPECT_LT(loader.rows_per_epoch(), 25);
+}
+
+TEST(DataLoader, SeedDecidesWhichSamplesShareARow) {
+  const auto dataset = numbered_dataset(60, 9);
+  const auto rows = [&](uint64_t seed, bool shuffle) {
+    LoaderOptions options = small_options();
+    options.packing = true;
+    options.global_batch = 1;
+    options.seed = seed;
+    options.shuffle = shuffle;
+    DataLoader loader(dataset, options);
+    std::set<std::set<int32_t>> out;
+    for (int64_t row = 0; row < loader.rows_per_epoch(); ++row) {
+      const Ids ids = documents(loader.next_step());
+      out.insert(std::set<int32_t>(ids.begin(), ids.end()));
+    }
+    return out;
+  };
+  EXPECT_EQ(rows(1, true), rows(1, true));
+  EXPECT_NE(rows(1, true), rows(2, true));
+  EXPECT_EQ(rows(1, false), rows(2, false));
 }
 
 TEST(DataLoader, MicroBatchHoldsItsRowsAsDocuments) {

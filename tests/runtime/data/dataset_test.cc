@@ -43,7 +43,8 @@ Dataset load(const std::string& content, RecordFormat format, const DatasetOptio
 std::string token_rows(int count, int length) {
   std::string out;
   for (int row = 0; row < count; ++row) {
-    const std::string ids = fmt::format("{}", fmt::join(Ids(length, 10 + row), ","));
+    const std::string ids =
+        fmt::format("{}", fmt::join(Ids(static_cast<size_t>(length), 10 + row), ","));
     out += fmt::format("{{\"input_ids\": [{}], \"labels\": [{}]}}\n", ids, ids);
   }
   return out;

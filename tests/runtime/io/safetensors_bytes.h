@@ -2,8 +2,11 @@
 // safetensors files made by hand, right or wrong.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <string>
 
 namespace rankwise::testing {
@@ -21,8 +24,13 @@ inline std::string safetensors_bytes(const std::string& header, size_t data_byte
 // One header entry.
 inline std::string entry(const std::string& name, const std::string& dtype,
                          const std::string& shape, const std::string& offsets) {
-  return "\"" + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":" + shape +
-         ",\"data_offsets\":" + offsets + "}";
+  return fmt::format(R"("{}":{{"dtype":"{}","shape":{},"data_offsets":{}}})", name, dtype, shape,
+                     offsets);
+}
+
+// Members "name":value as a JSON object.
+inline std::string object_of(std::initializer_list<std::string> members) {
+  return fmt::format("{{{}}}", fmt::join(members, ","));
 }
 
 }  // namespace rankwise::testing

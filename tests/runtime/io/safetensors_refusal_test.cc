@@ -13,6 +13,7 @@ namespace rankwise {
 namespace {
 
 using testing::entry;
+using testing::object_of;
 using testing::safetensors_bytes;
 
 struct Case {
@@ -29,14 +30,14 @@ std::string with_length(uint64_t length, const std::string& rest) {
 
 std::string one(const std::string& dtype, const std::string& shape, const std::string& offsets,
                 size_t data_bytes) {
-  return safetensors_bytes("{" + entry("t", dtype, shape, offsets) + "}", data_bytes);
+  return safetensors_bytes(object_of({entry("t", dtype, shape, offsets)}), data_bytes);
 }
 
 std::string two(const std::string& first_offsets, const std::string& second_offsets,
                 size_t data_bytes) {
-  return safetensors_bytes("{" + entry("a", "U8", "[4]", first_offsets) + "," +
-                               entry("b", "U8", "[4]", second_offsets) + "}",
-                           data_bytes);
+  return safetensors_bytes(
+      object_of({entry("a", "U8", "[4]", first_offsets), entry("b", "U8", "[4]", second_offsets)}),
+      data_bytes);
 }
 
 std::vector<Case> header_cases() {
@@ -61,8 +62,7 @@ std::vector<Case> header_cases() {
       {"TextBehindTheObject", safetensors_bytes("{}{}"), "byte 3"},
       {"DuplicateTensor",
        safetensors_bytes(
-           "{" + entry("t", "U8", "[1]", "[0,1]") + "," + entry("t", "U8", "[1]", "[1,2]") + "}",
-           2),
+           object_of({entry("t", "U8", "[1]", "[0,1]"), entry("t", "U8", "[1]", "[1,2]")}), 2),
        "duplicate key 't'"},
       {"DuplicateField",
        safetensors_bytes(R"({"t":{"dtype":"U8","dtype":"I8","shape":[1],"data_offsets":[0,1]}})",
@@ -157,11 +157,11 @@ TEST(SafetensorsMutation, AnyHeaderByteMayBeWrong) {
   const testing::ScratchFolder folder;
   int refused = 0;
   for (size_t i = 0; i + 8 < good.size(); ++i) {
-    for (const int change : {0x01, 0x20, 0x80, 0xff}) {
+    for (const int change : {0x01, 0x80}) {
       std::string bad = good;
       bad[i] = static_cast<char>(bad[i] ^ change);
       try {
-        const SafetensorsFile file(folder.write("bad.safetensors", bad));
+        const SafetensorsFile file(folder.write(fmt::format("{}-{}", i, change), bad));
         for (const SafetensorsEntry& tensor : file.entries()) {
           EXPECT_EQ(file.bytes(tensor).size(), 4u);
         }
@@ -170,7 +170,7 @@ TEST(SafetensorsMutation, AnyHeaderByteMayBeWrong) {
       }
     }
   }
-  EXPECT_GT(refused, 400);  // the rest changes names or types of the same size
+  EXPECT_GT(refused, 200);  // the rest changes names or types of the same size
 }
 
 }  // namespace

@@ -18,6 +18,7 @@ namespace {
 
 using testing::entry;
 using testing::error_of;
+using testing::object_of;
 using testing::safetensors_bytes;
 using testing::ScratchFolder;
 
@@ -126,9 +127,8 @@ class SafetensorsReader : public ::testing::Test {
   // One tensor "t" over all data.
   std::unique_ptr<SafetensorsFile> open_tensor(const std::string& dtype, const std::string& shape,
                                                const std::string& data) {
-    return open(safetensors_bytes(
-                    "{" + entry("t", dtype, shape, fmt::format("[0,{}]", data.size())) + "}") +
-                data);
+    const std::string offsets = fmt::format("[0,{}]", data.size());
+    return open(safetensors_bytes(object_of({entry("t", dtype, shape, offsets)})) + data);
   }
   template <class T>
   std::vector<T> read(const SafetensorsFile& file, int64_t count) {
@@ -143,9 +143,9 @@ TEST_F(SafetensorsReader, AcceptsWhatTheReferenceAccepts) {
   EXPECT_TRUE(open(safetensors_bytes("{}"))->entries().empty());
   EXPECT_TRUE(open(safetensors_bytes(" \t\r\n{ } "))->entries().empty());  // padding, any length
   const auto file = open(safetensors_bytes(
-      "{" + entry("b", "U8", "[2]", "[4,6]") + "," + entry("a", "F32", "[]", "[0,4]") + "," +
-          entry("none", "F32", "[3,0]", "[6,6]") + "," + entry("nothing", "I8", "[0]", "[0,0]") +
-          R"(,"extra":{"dtype":"F4","shape":[2],"data_offsets":[6,7],"new_key":{"x":[]}}})",
+      object_of({entry("b", "U8", "[2]", "[4,6]"), entry("a", "F32", "[]", "[0,4]"),
+                 entry("none", "F32", "[3,0]", "[6,6]"), entry("nothing", "I8", "[0]", "[0,0]"),
+                 R"("extra":{"dtype":"F4","shape":[2],"data_offsets":[6,7],"new_key":{"x":[]}})"}),
       7));
   EXPECT_EQ(file->entries().size(), 5u);
   EXPECT_EQ(file->bytes(file->at("b"))[1], std::byte{5});
@@ -161,6 +161,8 @@ TEST_F(SafetensorsReader, ConvertsToTheTypeOfTheDestination) {
   EXPECT_EQ(read<float>(*open_tensor("F64", "[1]", std::string("\0\0\0\0\0\0\xf8\x3f", 8)), 1),
             (std::vector<float>{1.5f}));
   EXPECT_EQ(read<float>(*open_tensor("I8", "[2]", "\xff\x02"), 2), (std::vector<float>{-1, 2}));
+  EXPECT_EQ(read<double>(*open_tensor("BOOL", "[2]", std::string("\0\x01", 2)), 2),
+            (std::vector<double>{0.0, 1.0}));
   EXPECT_EQ(read<int64_t>(*open_tensor("I32", "[1]", "\xfe\xff\xff\xff"), 1),
             (std::vector<int64_t>{-2}));
   EXPECT_EQ(read<int32_t>(*open_tensor("U16", "[1]", "\xff\xff"), 1),

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "launch/output_folder.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "runtime/errors.h"
+#include "tests/support/program.h"
+
+namespace rankwise {
+namespace {
+
+TEST(OutputFolder, AbsentAndEmptyFoldersAreFree) {
+  const testing::ScratchFolder scratch;
+  EXPECT_NO_THROW(require_output_folder(scratch.file("new"), "config.json", false));
+  EXPECT_NO_THROW(require_output_folder(scratch.path(), "config.json", false));
+}
+
+TEST(OutputFolder, FolderOfItsKindIsReplacedOnlyWhenAsked) {
+  const testing::ScratchFolder scratch;
+  scratch.write("model/config.json", "{}");
+  EXPECT_THROW(require_output_folder(scratch.file("model"), "config.json", false), ConfigError);
+  EXPECT_NO_THROW(require_output_folder(scratch.file("model"), "config.json", true));
+}
+
+TEST(OutputFolder, OtherFoldersAndFilesAreNeverReplaced) {
+  const testing::ScratchFolder scratch;
+  scratch.write("home/thesis.tex", "");
+  const std::string file = scratch.write("model.h5", "");
+  EXPECT_THROW(require_output_folder(scratch.file("home"), "config.json", true), ConfigError);
+  EXPECT_THROW(require_output_folder(file, "config.json", true), ConfigError);
+}
+
+TEST(OutputFolder, InputIsRecognisedUnderAnotherName) {
+  const testing::ScratchFolder scratch;
+  scratch.write("model/config.json", "{}");
+  std::filesystem::create_directory_symlink("model", scratch.file("link"));
+  EXPECT_THROW(require_other_folder(scratch.file("link"), scratch.file("model")), ConfigError);
+  EXPECT_THROW(require_other_folder(scratch.file("model/."), scratch.file("model")), ConfigError);
+  EXPECT_NO_THROW(require_other_folder(scratch.file("other"), scratch.file("model")));
+}
+
+}  // namespace
+}  // namespace rankwise
