@@ -17,7 +17,7 @@ struct DemoPlace {
 };
 
 struct DemoSizes {
-  int64_t paragraphs = 6000;
+  int64_t paragraphs = 10000;
   int64_t train_rows = 1500;
   int64_t eval_rows = 200;
 };
@@ -31,7 +31,7 @@ struct DemoTaskRow {
 };
 
 struct DemoCorpus {
-  std::vector<std::string> paragraphs;  // each says the facts of one place twice, in other words
+  std::vector<std::string> paragraphs;  // each says the facts of one place twice
   std::vector<DemoTaskRow> train;
   std::vector<DemoTaskRow> eval;
 };

@@ -19,14 +19,14 @@ struct MetricsRecord {
   double epoch = 0.0;
   double loss = 0.0;  // mean over the trained tokens of the global batch
   double loss_ema = 0.0;
-  std::optional<double> eval_loss;
-  std::optional<double> token_accuracy;
+  std::optional<double> eval_loss = std::nullopt;
+  std::optional<double> token_accuracy = std::nullopt;
   double grad_norm = 0.0;  // before clipping
   double lr = 0.0;
   int64_t tokens = 0;  // processed since the start of the run, all ranks
   double tokens_per_s = 0.0;
   double tokens_per_s_per_rank = 0.0;
-  std::optional<double> mfu;  // share of the machine's measured matmul rate, 0..1
+  std::optional<double> mfu = std::nullopt;  // share of the machine's measured matmul rate, 0..1
   double step_ms = 0.0;
   int64_t slowest_rank = 0;
   int64_t peak_bytes = 0;  // largest of all ranks

@@ -1,39 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-// CausalLm: a decoder-only language model with hand-written backward and adapters at every linear.
+// CausalLm: a decoder-only language model with hand-written backward and adapters.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "model/adapters/adapter.h"
 #include "model/forward_context.h"
 #include "model/model_config.h"
+#include "model/model_plan.h"
 #include "parallel/device_mesh.h"
 #include "parallel/gradient_reducer.h"
 #include "runtime/io/weight_source.h"
 
 namespace rankwise {
 
-enum class Recompute { kNone, kFull };
-
-// Decisions taken by `launch`; the model asks and obeys.
-struct ModelPlan {
-  // Adapter of a linear layer, or null. Unset: no adapters.
-  std::function<std::unique_ptr<Adapter>(const LinearSite&)> make_adapter;
-  // Whether a base tensor ("model.norm.weight") is trained in full. Unset: all frozen.
-  std::function<bool(const std::string& name)> is_trained;
-  bool quantize_nf4 = false;  // every linear of the blocks that is not trained in full
-  bool double_quant = true;
-  Recompute recompute = Recompute::kNone;
-  uint64_t seed = 42;  // adapter initialisation and dropout
-};
-
 class TransformerBlock;
 class KvCache;
 
+// Adapters sit on the linear layers of the blocks. A tied head shares the embedding's parameter,
+// and their gradients meet there.
 class CausalLm {
  public:
   // Reads and, when asked, quantises the weights ("weights" in the arena), makes adapters

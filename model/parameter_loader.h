@@ -5,7 +5,8 @@
 #include <memory>
 #include <string>
 
-#include "model/causal_lm.h"
+#include "model/model_plan.h"
+#include "runtime/io/weight_source.h"
 
 namespace rankwise {
 

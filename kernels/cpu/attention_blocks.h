@@ -71,7 +71,7 @@ struct HeadRows {
   int64_t count;
   int64_t width;
   int64_t group = 1;
-  int64_t first = 0;  // index of row 0, counted in heads
+  int64_t first = 0;  // row 0, counted from the first head at `data`
 };
 // One head, tokens [first, first + count).
 HeadRows head_rows(const Tensor& x, int64_t head, int64_t first, int64_t count);

@@ -20,14 +20,14 @@ struct LeftBlock {
   int64_t column_stride;
 };
 
-// b(p, j) = data[j / kLanes * vector_stride + p * row_stride + j % kLanes]; vectors are aligned.
+// b(p, j) = data[j / kLanes * vector_stride + p * row_stride + j % kLanes].
 struct RightBlock {
   const float* data;
   int64_t vector_stride;
   int64_t row_stride;
 };
 
-// c(i, j) = data[i * row_stride + j]; rows are aligned to vectors.
+// c(i, j) = data[i * row_stride + j].
 struct OutputBlock {
   float* data;
   int64_t row_stride;

@@ -5,6 +5,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <type_traits>
 
@@ -22,13 +23,12 @@ typedef float FloatVector __attribute__((vector_size(kLanes * sizeof(float))));
 typedef int32_t IntVector __attribute__((vector_size(kLanes * sizeof(int32_t))));
 typedef uint32_t UintVector __attribute__((vector_size(kLanes * sizeof(uint32_t))));
 
-// Aligned to a whole vector.
 inline FloatVector load_vector(const float* from) {
-  return *reinterpret_cast<const FloatVector*>(from);
+  FloatVector value;
+  std::memcpy(&value, from, sizeof(value));
+  return value;
 }
-inline void store_vector(float* to, FloatVector value) {
-  *reinterpret_cast<FloatVector*>(to) = value;
-}
+inline void store_vector(float* to, FloatVector value) { std::memcpy(to, &value, sizeof(value)); }
 
 // e^x to 1 ulp or so, for float or FloatVector. 0 below the smallest normal result, infinity above
 // the largest; NaN stays NaN. x = n ln 2 + r with |r| <= ln 2 / 2; e^r is a minimax polynomial, 2^n

@@ -109,7 +109,7 @@ void visit_train(TrainSection& train, ConfigVisitor& visitor) {
                IntegerLeaf(train.micro_batch, kAtLeastOne));
   visitor.leaf({"seed", "of data order, initialisation and dropout"},
                IntegerLeaf(train.seed, {.min = 0}));
-  visitor.leaf({"recompute", "full: run each block's forward again in backward, to save memory"},
+  visitor.leaf({"recompute", "whether backward runs each block's forward again, to save memory"},
                ChoiceLeaf<Recompute>(train.recompute,
                                      {{"none", Recompute::kNone}, {"full", Recompute::kFull}}));
 }

@@ -10,6 +10,10 @@
 #include "model/config_reader.h"
 #include "runtime/errors.h"
 
+#ifdef __GNUC__  // GCC 12 warns of its own <regex> when it compiles with sanitizers.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
 namespace rankwise {
 namespace {
 

@@ -45,15 +45,13 @@ TEST(DemoCorpus, EvaluationNamesOccurNowhereElse) {
   }
 }
 
-TEST(DemoCorpus, EveryWordOfTheEvaluationWasSeenInTraining) {
+TEST(DemoCorpus, EveryOtherAnswerOfTheEvaluationWasSeenInTraining) {
   const DemoCorpus corpus = make_demo_corpus(DemoSizes{}, 3);
-  std::string all;
-  for (const DemoTaskRow& row : corpus.train) all += row.completion + "\n";
+  std::set<std::string> seen;
+  const auto slots = [](const std::string& text) { return text.substr(name_in(text).size()); };
+  for (const DemoTaskRow& row : corpus.train) seen.insert(slots(row.completion));
   for (const DemoTaskRow& row : corpus.eval) {
-    const std::string name = name_in(row.completion);
-    const size_t space = name.find(' ');
-    EXPECT_NE(all.find(name.substr(0, space) + " "), std::string::npos) << name;
-    EXPECT_NE(all.find(name.substr(space) + " |"), std::string::npos) << name;
+    EXPECT_TRUE(seen.contains(slots(row.completion))) << row.completion;
   }
 }
 

@@ -161,6 +161,19 @@ TEST(ExportVerb, TensorsThatFitNoAdapterAreNamed) {
   EXPECT_FALSE(fs::exists(scratch.file("out")));
 }
 
+// Through the program: everything is linked into it, unlike into this test.
+TEST(ExportVerb, AdapterOfAnotherMethodIsRefusedByName) {
+  const testing::ScratchFolder scratch;
+  const std::string adapter = testing::write_tiny_adapter(scratch, "adapter");
+  Json config = read_json_file(adapter + "/adapter_config.json");
+  config["peft_type"] = "ADALORA";
+  scratch.write("adapter/adapter_config.json", config.dump());
+  const testing::ProgramResult result =
+      testing::run_rankwise({"export", adapter, "-o", scratch.file("out")});
+  EXPECT_EQ(result.exit_code, static_cast<int>(ExitCode::kFormat));
+  EXPECT_NE(result.errors.find("peft_type: \"ADALORA\""), std::string::npos) << result.errors;
+}
+
 TEST(ExportVerb, FullDiskLeavesNothingUnderTheName) {
   const testing::ScratchFolder scratch;
   testing::write_tiny_adapter(scratch, "run/adapter");

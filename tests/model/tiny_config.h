@@ -46,4 +46,8 @@ inline MicroBatch batch_of(const std::vector<Sample>& samples) {
   return batch;
 }
 
+inline MicroBatch three_documents() {
+  return batch_of({random_sample(9, 1), random_sample(4, 2), random_sample(7, 3)});
+}
+
 }  // namespace rankwise::testing

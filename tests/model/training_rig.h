@@ -15,6 +15,7 @@
 #include "optim/adamw_optimizer.h"
 #include "optim/clip_gradients.h"
 #include "runtime/data/micro_batch.h"
+#include "runtime/rng.h"
 
 namespace rankwise::testing {
 
@@ -40,6 +41,13 @@ inline RigOptions with_lora(const LoraOptions& lora) {
 inline RigOptions with_all_trained() {
   RigOptions options;
   options.plan.is_trained = [](const std::string&) { return true; };
+  return options;
+}
+
+// Every weight, and LoRA beside each linear layer.
+inline RigOptions everything_trained(float dropout = 0.0f) {
+  RigOptions options = with_all_trained();
+  options.lora = with_lora({.rank = 2, .alpha = 3.0, .dropout = dropout}).lora;
   return options;
 }
 
@@ -77,6 +85,16 @@ class TrainingRig {
     }
     RW_ASSERT(false, "no parameter {}", name);
     std::abort();
+  }
+
+  // LoRA starts with B = 0, which would hide errors in the gradient of A.
+  void randomise_lora_b() {
+    for (Parameter* parameter : trained_) {
+      if (parameter->role != ParameterRole::kLoraB) continue;
+      const Tensor b = parameter->dense();
+      Rng(5, parameter->name)
+          .fill_normal({b.data<float>(), static_cast<size_t>(b.numel())}, 0.0f, 0.2f);
+    }
   }
 
   // Loss without gradients.
