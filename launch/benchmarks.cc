@@ -7,7 +7,7 @@
 #include <functional>
 
 #include "kernels/attention.h"
-#include "kernels/cpu/machine_ceiling.h"
+#include "kernels/machine_ceiling.h"
 #include "kernels/matmul.h"
 #include "kernels/quantize.h"
 #include "launch/trainer.h"
@@ -100,7 +100,7 @@ double flops_of(const LayerShape& layer, int64_t tokens) {
 }  // namespace
 
 std::vector<BenchmarkRow> benchmark_matmul(const BenchmarkShape& shape) {
-  const double ceiling = cpu::measure_machine_ceiling().all_gflops;
+  const double ceiling = measure_multiply_add_gflops();
   std::vector<BenchmarkRow> rows;
   const auto add = [&](const std::string& name, double flops, const std::function<void()>& call) {
     rows.push_back(make_row(name, "GFLOP/s", flops, ceiling, measure(shape.seconds, call)));
@@ -132,7 +132,7 @@ std::vector<BenchmarkRow> benchmark_matmul(const BenchmarkShape& shape) {
 }
 
 std::vector<BenchmarkRow> benchmark_nf4(const BenchmarkShape& shape) {
-  const cpu::MachineCeiling ceiling = cpu::measure_machine_ceiling();
+  const MachineCeiling ceiling = measure_machine_ceiling();
   Operands operands;
   Stream& stream = operands.stream();
   const int64_t out = shape.model.intermediate_size;
@@ -166,7 +166,7 @@ std::vector<BenchmarkRow> benchmark_nf4(const BenchmarkShape& shape) {
 }
 
 std::vector<BenchmarkRow> benchmark_attention(const BenchmarkShape& shape) {
-  const double ceiling = cpu::measure_machine_ceiling().all_gflops;
+  const double ceiling = measure_multiply_add_gflops();
   const ModelConfig& model = shape.model;
   const int64_t tokens = shape.tokens;
   Operands operands;
@@ -200,7 +200,7 @@ std::vector<BenchmarkRow> benchmark_attention(const BenchmarkShape& shape) {
 }
 
 std::vector<BenchmarkRow> benchmark_step(const BenchmarkShape& shape) {
-  const double ceiling = cpu::measure_machine_ceiling().all_gflops;
+  const double ceiling = measure_multiply_add_gflops();
   TrainConfig config;
   config.model.quant = shape.quantize_nf4 ? BaseQuantization::kNf4 : BaseQuantization::kNone;
   config.adapt[0].rank = shape.lora_rank;

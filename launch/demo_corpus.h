@@ -17,7 +17,7 @@ struct DemoPlace {
 };
 
 struct DemoSizes {
-  int64_t paragraphs = 10000;
+  int64_t paragraphs = 16000;
   int64_t train_rows = 1500;
   int64_t eval_rows = 200;
 };

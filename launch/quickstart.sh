@@ -71,7 +71,7 @@ step "fine-tune LoRA on the NF4 weights, $ranks ranks" \
 step "grade it after fine-tuning" \
   score "$run/after.txt" "$run/base-nf4.h5" --adapter "$run/qlora/adapter"
 step "merge the adapter into the weights" \
-  "$rankwise" merge "$run/pretrain/model" --adapter "$run/qlora/adapter" -o "$run/merged"
+  "$rankwise" merge "$run/base-nf4.h5" --adapter "$run/qlora/adapter" -o "$run/merged"
 step "grade the merged model" score "$run/merged.txt" "$run/merged"
 
 before=$(exact_match "$run/before.txt")

@@ -5,7 +5,7 @@
 #include <chrono>
 #include <ostream>
 
-#include "kernels/cpu/machine_ceiling.h"
+#include "kernels/machine_ceiling.h"
 #include "kernels/quantize.h"
 #include "launch/version.h"
 #include "model/hf_folder.h"
@@ -111,7 +111,7 @@ void TrainingRun::run(bool overwrite) {
   const auto usage = measure_memory();
   for (const Arena::Usage& purpose : usage) arena_.reserve(purpose.purpose, purpose.peak_bytes);
   Trainer trainer(config_, files_, adaptation_, mesh_, arena_, stream_, total_steps_);
-  peak_flops_per_s_ = cpu::measure_machine_ceiling().all_gflops * 1e9;
+  peak_flops_per_s_ = measure_multiply_add_gflops() * 1e9;
 
   std::optional<RunFolder> folder;
   std::optional<RunReporter> reporter;

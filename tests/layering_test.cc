@@ -97,9 +97,7 @@ void check_project_include(const SourceFile& file, const Include& include,
                        include.name + ")");
   }
   for (const auto& [folder, owner] : private_folders()) {
-    // The yardstick of the machine is no operation: whoever reports a speed reads it.
-    if (!is_under(include.name, folder) || include.name == "kernels/cpu/machine_ceiling.h")
-      continue;
+    if (!is_under(include.name, folder)) continue;
     if (!is_under(file.path, owner) && !is_under(file.path, "tests")) {
       problems.push_back(at_line(file, include.line) + folder + " is private to " + owner);
     }

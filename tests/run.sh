@@ -14,6 +14,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root" || exit 1
 # shellcheck source=launch/mpi_environment.sh
 source launch/mpi_environment.sh
+export GTEST_COLOR=no # mpirun gives ranks a terminal, and colours would hide the results from us
 
 fast_only=false
 sanitize=true
@@ -132,10 +133,16 @@ run_ctest() {  # run_ctest PRESET LOG ARGUMENTS...
   [[ $status -ne 0 && $f -eq 0 ]] && f=1
   failed=$((failed + f))
   echo "   $p passed, $f failed, $s skipped"
-  if [[ $f -ne 0 ]]; then
-    grep -E '^[0-9]+: .*(FAILED|Failure|ERROR: |runtime error|Error)' "$log" | head -n 60
-    sed -n '/The following tests FAILED/,$p' "$log"
-  fi
+  [[ $f -eq 0 ]] || show_failures "$log"
+}
+
+show_failures() {  # what each failed program said, without its cases that passed
+  local number
+  sed -n '/The following tests FAILED/,/^Errors while/p' "$1"
+  sed -n '/The following tests FAILED/,$s/^[[:blank:]]*\([0-9]*\) - .*/\1/p' "$1" |
+    while read -r number; do
+      grep "^$number: " "$1" | grep -vE '\[ +(OK|RUN) +\]|\[-+\]|^[0-9]+: *$' | tail -n 40
+    done
 }
 
 ring() {  # ring PRESET LABEL
@@ -176,7 +183,7 @@ for label in fast parity distributed end_to_end; do
 done
 
 if $sanitize; then
-  export ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:check_initialization_order=1
+  export ASAN_OPTIONS=detect_leaks=1:fast_unwind_on_malloc=0:strict_string_checks=1:check_initialization_order=1
   export UBSAN_OPTIONS=print_stacktrace=1
   export LSAN_OPTIONS=suppressions=$root/tests/support/lsan.supp:print_suppressions=0
   if phase "build cpu-debug (sanitizers)" build cpu-debug; then

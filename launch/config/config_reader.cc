@@ -19,7 +19,7 @@ namespace {
 
 }  // namespace
 
-ConfigReader::ConfigReader(const ConfigNode& root, std::string_view source) : source_(source) {
+ConfigTreeReader::ConfigTreeReader(const ConfigNode& root, std::string_view source) : source_(source) {
   if (root.kind != ConfigNode::Kind::kMap) {
     throw ConfigError(fmt::format("{}: expected sections (\"model:\", \"data:\", ...), got {}",
                                   root.place, root.description()));
@@ -27,7 +27,7 @@ ConfigReader::ConfigReader(const ConfigNode& root, std::string_view source) : so
   levels_.push_back({&root, "", {}});
 }
 
-void ConfigReader::leaf(const ConfigKey& key, const ConfigLeaf& leaf) {
+void ConfigTreeReader::leaf(const ConfigKey& key, const ConfigLeaf& leaf) {
   const ConfigNode* node = take(key);
   if (node == nullptr) return;
   const std::string path = path_of(key.name);
@@ -38,12 +38,12 @@ void ConfigReader::leaf(const ConfigKey& key, const ConfigLeaf& leaf) {
   }
 }
 
-void ConfigReader::section(const ConfigKey& key, const std::function<void()>& describe) {
+void ConfigTreeReader::section(const ConfigKey& key, const std::function<void()>& describe) {
   const ConfigNode* node = take(key);
   visit_level(node, path_of(key.name), describe);
 }
 
-void ConfigReader::list(const ConfigKey& key, size_t, const std::function<void(size_t)>& resize,
+void ConfigTreeReader::list(const ConfigKey& key, size_t, const std::function<void(size_t)>& resize,
                         const std::function<void(size_t)>& describe) {
   const ConfigNode* node = take(key);
   if (node == nullptr) return;
@@ -58,18 +58,18 @@ void ConfigReader::list(const ConfigKey& key, size_t, const std::function<void(s
   }
 }
 
-void ConfigReader::finish() {
+void ConfigTreeReader::finish() {
   refuse_unknown_keys(levels_.front());
   if (missing_.empty()) return;
   throw ConfigError(fmt::format("{}: required: {}", source_, fmt::join(missing_, ", ")));
 }
 
-void ConfigReader::fail(std::string_view path, std::string_view message) const {
+void ConfigTreeReader::fail(std::string_view path, std::string_view message) const {
   const auto place = places_.find(path);
   fail_at(place == places_.end() ? source_ : place->second, path, message);
 }
 
-const ConfigNode* ConfigReader::take(const ConfigKey& key) {
+const ConfigNode* ConfigTreeReader::take(const ConfigKey& key) {
   Level& level = levels_.back();
   level.known_keys.push_back(key.name);
   const ConfigNode* node = level.node == nullptr ? nullptr : level.node->find(key.name);
@@ -84,12 +84,12 @@ const ConfigNode* ConfigReader::take(const ConfigKey& key) {
   return node;
 }
 
-std::string ConfigReader::path_of(const std::string& key) const {
+std::string ConfigTreeReader::path_of(const std::string& key) const {
   const std::string& section = levels_.back().path;
   return section.empty() ? key : section + "." + key;
 }
 
-void ConfigReader::visit_level(const ConfigNode* node, const std::string& path,
+void ConfigTreeReader::visit_level(const ConfigNode* node, const std::string& path,
                                const std::function<void()>& describe) {
   if (node != nullptr && node->kind != ConfigNode::Kind::kMap) {
     fail_at(node->place, path, fmt::format("expected a section, got {}", node->description()));
@@ -100,7 +100,7 @@ void ConfigReader::visit_level(const ConfigNode* node, const std::string& path,
   levels_.pop_back();
 }
 
-void ConfigReader::refuse_unknown_keys(const Level& level) const {
+void ConfigTreeReader::refuse_unknown_keys(const Level& level) const {
   if (level.node == nullptr) return;
   for (const ConfigNode::Entry& entry : level.node->entries) {
     const auto& known = level.known_keys;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// ConfigReader: fills a TrainConfig from a tree, and leaves no key of the tree unread.
+// ConfigTreeReader: fills a TrainConfig from a tree, and leaves no key of the tree unread.
 #pragma once
 
 #include <map>
@@ -11,10 +11,10 @@
 
 namespace rankwise {
 
-class ConfigReader : public ConfigVisitor {
+class ConfigTreeReader : public ConfigVisitor {
  public:
   // `source` names the file in messages about keys that are not there.
-  ConfigReader(const ConfigNode& root, std::string_view source);
+  ConfigTreeReader(const ConfigNode& root, std::string_view source);
 
   void leaf(const ConfigKey& key, const ConfigLeaf& leaf) override;
   void section(const ConfigKey& key, const std::function<void()>& describe) override;

@@ -15,7 +15,7 @@ namespace rankwise {
 namespace {
 
 // Rules between keys.
-void check_together(const TrainConfig& config, const ConfigReader& reader) {
+void check_together(const TrainConfig& config, const ConfigTreeReader& reader) {
   const TrainSection& train = config.train;
   if (!train.steps && !train.epochs) reader.fail("train", "one of steps and epochs is required");
   if (train.steps && train.epochs) {
@@ -36,7 +36,7 @@ TrainConfig read_config(ConfigNode root, std::string_view source,
                         const std::vector<std::string>& overrides) {
   apply_overrides(root, overrides);
   TrainConfig config;
-  ConfigReader reader(root, source);
+  ConfigTreeReader reader(root, source);
   visit_config(config, reader);
   reader.finish();
   check_together(config, reader);

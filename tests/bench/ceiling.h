@@ -7,12 +7,12 @@
 #include <benchmark/benchmark.h>
 #include <fmt/format.h>
 
-#include "kernels/cpu/machine_ceiling.h"
+#include "kernels/machine_ceiling.h"
 
 namespace rankwise::bench {
 
-inline const cpu::MachineCeiling& ceiling() {
-  static const cpu::MachineCeiling measured = cpu::measure_machine_ceiling();
+inline const MachineCeiling& ceiling() {
+  static const MachineCeiling measured = measure_machine_ceiling();
   return measured;
 }
 
@@ -39,7 +39,7 @@ inline void count_bytes(benchmark::State& state, double bytes_per_iteration) {
 inline int run(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  const cpu::MachineCeiling& c = ceiling();
+  const MachineCeiling& c = ceiling();
   benchmark::AddCustomContext(
       "ceiling", fmt::format("{} thread(s), {}-bit vectors: {:.1f} GFLOP/s (one core {:.1f}), copy "
                              "{:.1f} GB/s (one core {:.1f})",

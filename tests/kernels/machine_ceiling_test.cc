@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/cpu/machine_ceiling.h"
+#include "kernels/machine_ceiling.h"
 
 #include <gtest/gtest.h>
 
-namespace rankwise::cpu {
+namespace rankwise {
 namespace {
 
 TEST(MachineCeiling, FiguresArePossible) {
@@ -19,4 +19,4 @@ TEST(MachineCeiling, FiguresArePossible) {
 }
 
 }  // namespace
-}  // namespace rankwise::cpu
+}  // namespace rankwise

@@ -2,10 +2,8 @@
 // A two-block Llama of random weights with the byte tokenizer, and an adapter for it, on disk.
 #pragma once
 
-#include <sys/resource.h>
 
 #include <algorithm>
-#include <csignal>
 #include <filesystem>
 #include <sstream>
 #include <string>
@@ -18,6 +16,7 @@
 #include "runtime/data/tokenizer.h"
 #include "runtime/rng.h"
 #include "tests/support/program.h"
+#include "tests/support/error_of.h"
 
 namespace rankwise::testing {
 
@@ -87,26 +86,6 @@ inline std::string write_tiny_adapter(const ScratchFolder& scratch, const std::s
                     {{"tokenizer_config.json", byte_tokenizer_config()}});
   return scratch.file(name);
 }
-
-// While it lives, files cannot grow beyond `bytes`: writes fail as on a full disk.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
-    getrlimit(RLIMIT_FSIZE, &before_);
-    const rlimit limit{bytes, before_.rlim_max};
-    setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FileSizeLimit() {
-    setrlimit(RLIMIT_FSIZE, &before_);
-    std::signal(SIGXFSZ, handler_);
-  }
-  FileSizeLimit(const FileSizeLimit&) = delete;
-  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
-
- private:
-  rlimit before_{};
-  void (*handler_)(int);
-};
 
 // Names in a folder, sorted: shows temporary leftovers too.
 inline std::vector<std::string> names_in(const std::string& folder) {

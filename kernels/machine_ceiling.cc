@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/cpu/machine_ceiling.h"
+#include "kernels/machine_ceiling.h"
 
 #include <omp.h>
 
@@ -10,7 +10,7 @@
 #include <cstring>
 #include <memory>
 
-namespace rankwise::cpu {
+namespace rankwise {
 namespace {
 
 #if defined(__AVX512F__)
@@ -89,12 +89,14 @@ double copy_gb_per_s(float* to, const float* from, int threads) {
 
 }  // namespace
 
+double measure_multiply_add_gflops() { return multiply_add_gflops(omp_get_max_threads()); }
+
 MachineCeiling measure_machine_ceiling() {
   MachineCeiling out;
   out.threads = omp_get_max_threads();
   out.vector_bits = kVectorBytes * 8;
   out.core_gflops = multiply_add_gflops(1);
-  out.all_gflops = out.threads == 1 ? out.core_gflops : multiply_add_gflops(out.threads);
+  out.all_gflops = out.threads == 1 ? out.core_gflops : measure_multiply_add_gflops();
 
   const auto from = std::make_unique<float[]>(kCopyFloats);
   const auto to = std::make_unique<float[]>(kCopyFloats);
@@ -104,4 +106,4 @@ MachineCeiling measure_machine_ceiling() {
   return out;
 }
 
-}  // namespace rankwise::cpu
+}  // namespace rankwise

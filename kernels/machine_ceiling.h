@@ -2,7 +2,7 @@
 // What this CPU can do at most, measured: the yardstick beside every kernel speed that is reported.
 #pragma once
 
-namespace rankwise::cpu {
+namespace rankwise {
 
 struct MachineCeiling {
   int threads = 1;           // OpenMP threads of the all-thread figures
@@ -17,4 +17,7 @@ struct MachineCeiling {
 // what a round sees.
 MachineCeiling measure_machine_ceiling();
 
-}  // namespace rankwise::cpu
+// all_gflops alone, in a few milliseconds.
+double measure_multiply_add_gflops();
+
+}  // namespace rankwise
