@@ -14,8 +14,8 @@ void adamw(const Tensor& p, const Tensor& m, const Tensor& v, const Tensor& g, f
   check::f32("adamw", "m", m, p.shape());
   check::f32("adamw", "v", v, p.shape());
   check::f32("adamw", "g", g, p.shape());
-  require_cpu(stream);
   if (stream.measuring()) return;
+  require_cpu(stream);
   cpu::adamw(p, m, v, g, gradient_scale, params);
 }
 

@@ -38,8 +38,8 @@ void attention(const Tensor& y, const Tensor& log_sum_exp, const Tensor& q, cons
   if (log_sum_exp.defined()) {
     check::f32("attention", "log_sum_exp", log_sum_exp, {q.dim(1), q.dim(0)});
   }
-  require_cpu(stream);
   if (stream.measuring()) return;
+  require_cpu(stream);
   cpu::attention(y, log_sum_exp, inputs, stream);
 }
 
@@ -55,8 +55,8 @@ void attention_backward(const Tensor& dq, const Tensor& dk, const Tensor& dv, co
   check::f32("attention_backward", "dy", dy, q.shape());
   check::f32("attention_backward", "y", y, q.shape());
   check::f32("attention_backward", "log_sum_exp", log_sum_exp, {q.dim(1), q.dim(0)});
-  require_cpu(stream);
   if (stream.measuring()) return;
+  require_cpu(stream);
   cpu::attention_backward({dq, dk, dv}, {dy, y, log_sum_exp}, inputs, stream);
 }
 

@@ -13,8 +13,8 @@ void embedding(const Tensor& y, const Tensor& ids, const Tensor& table, Stream& 
   check::dtype("embedding", "ids", ids, DType::kI32);
   check::contiguous("embedding", "ids", ids);
   check::f32("embedding", "y", y, {ids.numel(), table.dim(1)});
-  require_cpu(stream);
   if (stream.measuring()) return;
+  require_cpu(stream);
   cpu::embedding(y, ids, table);
 }
 
@@ -24,8 +24,8 @@ void embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& id
   check::dtype("embedding_backward", "ids", ids, DType::kI32);
   check::contiguous("embedding_backward", "ids", ids);
   check::f32("embedding_backward", "dy", dy, {ids.numel(), dtable.dim(1)});
-  require_cpu(stream);
   if (stream.measuring()) return;
+  require_cpu(stream);
   cpu::embedding_backward(dtable, dy, ids);
 }
 

@@ -14,8 +14,8 @@ void rms_norm(const Tensor& y, const Tensor& inv_rms, const Tensor& x, const Ten
   check::f32("rms_norm", "y", y, x.shape());
   check::f32("rms_norm", "inv_rms", inv_rms, {x.dim(0)});
   check::f32("rms_norm", "weight", weight, {x.dim(1)});
-  require_cpu(stream);
   if (stream.measuring()) return;
+  require_cpu(stream);
   cpu::rms_norm(y, inv_rms, x, weight, eps);
 }
 
@@ -29,8 +29,8 @@ void rms_norm_backward(const Tensor& dx, const Tensor& dweight, const Tensor& dy
   check::f32("rms_norm_backward", "weight", weight, {x.dim(1)});
   check::f32("rms_norm_backward", "inv_rms", inv_rms, {x.dim(0)});
   if (dweight.defined()) check::f32("rms_norm_backward", "dweight", dweight, {x.dim(1)});
-  require_cpu(stream);
   if (stream.measuring()) return;
+  require_cpu(stream);
   cpu::rms_norm_backward(dx, dweight, dy, x, weight, inv_rms, accumulate, stream);
 }
 

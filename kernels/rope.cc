@@ -15,8 +15,8 @@ void rope_tables(const Tensor& cos, const Tensor& sin, const Tensor& positions,
   check::f32("rope_tables", "inv_freq", inv_freq, {inv_freq.numel()});
   check::f32("rope_tables", "cos", cos, table);
   check::f32("rope_tables", "sin", sin, table);
-  require_cpu(stream);
   if (stream.measuring()) return;
+  require_cpu(stream);
   cpu::rope_tables(cos, sin, positions, inv_freq);
 }
 
@@ -25,8 +25,8 @@ void rope(const Tensor& x, const Tensor& cos, const Tensor& sin, bool inverse, S
   check::f32("rope", "x", x, x.shape());
   check::f32("rope", "cos", cos, {x.dim(0), x.dim(2) / 2});
   check::f32("rope", "sin", sin, {x.dim(0), x.dim(2) / 2});
-  require_cpu(stream);
   if (stream.measuring()) return;
+  require_cpu(stream);
   cpu::rope(x, cos, sin, inverse);
 }
 

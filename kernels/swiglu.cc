@@ -11,8 +11,8 @@ void swiglu(const Tensor& y, const Tensor& gate, const Tensor& up, Stream& strea
   check::f32("swiglu", "gate", gate, gate.shape());
   check::f32("swiglu", "up", up, gate.shape());
   check::f32("swiglu", "y", y, gate.shape());
-  require_cpu(stream);
   if (stream.measuring()) return;
+  require_cpu(stream);
   cpu::swiglu(y, gate, up);
 }
 
@@ -23,8 +23,8 @@ void swiglu_backward(const Tensor& dgate, const Tensor& dup, const Tensor& dy, c
   check::f32("swiglu_backward", "dy", dy, gate.shape());
   check::f32("swiglu_backward", "dgate", dgate, gate.shape());
   check::f32("swiglu_backward", "dup", dup, gate.shape());
-  require_cpu(stream);
   if (stream.measuring()) return;
+  require_cpu(stream);
   cpu::swiglu_backward(dgate, dup, dy, gate, up);
 }
 

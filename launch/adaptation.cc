@@ -38,55 +38,80 @@ std::string joined(const std::vector<std::string>& patterns) {
   return fmt::format("[{}]", fmt::join(patterns, ", "));
 }
 
-// The first rule that is not about adapters in the sense PEFT folders can hold both ways.
-void check_one_rslora_setting(const std::vector<AdaptRule>& rules) {
-  std::optional<bool> rslora;
-  for (const AdaptRule& rule : rules) {
-    if (rule.method != AdaptMethod::kLora || rule.from) continue;
-    if (rslora && *rslora != rule.rslora) {
-      throw ConfigError("adapt: lora rules with and without rslora cannot share one PEFT folder");
-    }
-    rslora = rule.rslora;
-  }
-}
-
 }  // namespace
 
 Adaptation::Adaptation(const TrainConfig& config, const ModelConfig& model) : config_(&config) {
-  check_one_rslora_setting(config.adapt);
   for (const AdaptRule& rule : config.adapt) {
     rules_.push_back({&rule, {}});
     if (rule.from) rules_.back().start = read_peft_config(*rule.from);
   }
-  std::vector<bool> used(rules_.size(), false);
+  check_one_rslora_setting();
   for (const auto& [name, shape] : weight_shapes(model)) {
-    const std::string module = module_of(name);
-    const ModuleKind kind = kind_of(module, shape);
-    for (size_t i = 0; i < rules_.size(); ++i) {
-      const AdaptRule& rule = *rules_[i].options;
-      if (!matches(rule, module, kind)) continue;
-      const bool lora = rule.method == AdaptMethod::kLora;
-      if (lora && kind == ModuleKind::kOther && shape.rank() == 2) {
-        throw ConfigError(fmt::format(
-            "adapt.{}.match: {} matches '{}'; lora applies to the linear layers of blocks only", i,
-            joined(rule.match), module));
-      }
-      if (lora && kind == ModuleKind::kOther) continue;  // a glob may sweep over norms
-      used[i] = true;
-      rule_of_module_.try_emplace(module, i);
-      has_adapters_ = has_adapters_ || lora;
-      if (rule.method == AdaptMethod::kFull) trains_weights_ = true;
-      break;
-    }
+    if (!name.ends_with(".bias")) assign(module_of(name), shape);  // a bias follows its weight
   }
+  check_rules_in_use();
+}
+
+// A PEFT folder has one such setting for all its modules.
+void Adaptation::check_one_rslora_setting() const {
+  std::optional<bool> first;
+  for (const auto& [options, start] : rules_) {
+    if (options->method != AdaptMethod::kLora) continue;
+    const bool rslora = start ? start->use_rslora : options->rslora;
+    if (first.value_or(rslora) != rslora) {
+      throw ConfigError("adapt: lora rules with and without rslora cannot share one PEFT folder");
+    }
+    first = rslora;
+  }
+}
+
+// `shape` is that of the module's weight.
+void Adaptation::assign(const std::string& module, const Shape& shape) {
+  const ModuleKind kind = kind_of(module, shape);
   for (size_t i = 0; i < rules_.size(); ++i) {
-    if (used[i]) continue;
-    throw ConfigError(fmt::format("adapt.{}.match: no module of this model falls under {}", i,
-                                  joined(rules_[i].options->match)));
+    const AdaptRule& rule = *rules_[i].options;
+    if (!matches(rule, module, kind)) continue;
+    if (rule.method == AdaptMethod::kLora && kind == ModuleKind::kOther) {
+      if (shape.rank() < 2) continue;  // a glob may sweep over norms
+      throw ConfigError(fmt::format(
+          "adapt.{}.match: {} matches '{}'; lora applies to the linear layers of blocks only", i,
+          joined(rule.match), module));
+    }
+    rule_of_module_.emplace(module, i);
+    has_adapters_ = has_adapters_ || has_adapter(rules_[i], module);
+    trains_weights_ = trains_weights_ || rule.method == AdaptMethod::kFull;
+    return;
+  }
+}
+
+void Adaptation::check_rules_in_use() const {
+  for (size_t i = 0; i < rules_.size(); ++i) {
+    const AdaptRule& rule = *rules_[i].options;
+    bool matched = false;
+    bool adapted = false;
+    for (const auto& [module, index] : rule_of_module_) {
+      if (index != i) continue;
+      matched = true;
+      adapted = adapted || has_adapter(rules_[i], module);
+    }
+    if (!matched) {
+      throw ConfigError(fmt::format(
+          "adapt.{}.match: no module of this model falls under {} that an earlier rule leaves", i,
+          joined(rule.match)));
+    }
+    if (rule.from && !adapted) {
+      throw ConfigError(fmt::format("adapt.{}.from: the adapter '{}' targets no module under {}", i,
+                                    *rule.from, joined(rule.match)));
+    }
   }
   if (!has_adapters_ && !trains_weights_) {
     throw ConfigError("adapt: every module is frozen, nothing would be trained");
   }
+}
+
+bool Adaptation::has_adapter(const Rule& rule, const std::string& module) {
+  if (rule.options->method != AdaptMethod::kLora) return false;
+  return !rule.start || rule.start->targets(module);
 }
 
 const Adaptation::Rule* Adaptation::rule_of(const std::string& module) const {
@@ -103,10 +128,9 @@ ModelPlan Adaptation::plan(Arena& arena, Stream& stream) const {
   plan.make_adapter = [this, &arena, &stream,
                        seed = plan.seed](const LinearSite& site) -> std::unique_ptr<Adapter> {
     const Rule* rule = rule_of(site.module);
-    if (rule == nullptr || rule->options->method != AdaptMethod::kLora) return nullptr;
-    if (rule->start && !rule->start->targets(site.module)) return nullptr;
-    return std::make_unique<LoraAdapter>(site, lora_options(*rule->options, rule->start, site.module),
-                                         seed, arena, stream);
+    if (rule == nullptr || !has_adapter(*rule, site.module)) return nullptr;
+    return std::make_unique<LoraAdapter>(
+        site, lora_options(*rule->options, rule->start, site.module), seed, arena, stream);
   };
   plan.is_trained = [this](const std::string& name) {
     const Rule* rule = rule_of(module_of(name));
@@ -136,8 +160,8 @@ std::vector<ParameterGroup> Adaptation::groups(CausalLm& model) const {
       RW_ASSERT(rule != nullptr, "{}", parameter->name);
       factor = rule->options->lr_ratio_b;
     }
-    const bool decays = parameter->role != ParameterRole::kNorm &&
-                        parameter->role != ParameterRole::kBias;
+    const bool decays =
+        parameter->role != ParameterRole::kNorm && parameter->role != ParameterRole::kBias;
     const double decay = decays ? config_->optim.weight_decay : 0.0;
     ParameterGroup& group = by_setting[{factor, decay}];
     group.name = fmt::format("lr x{} decay {}", factor, decay);
@@ -169,7 +193,8 @@ PeftConfig Adaptation::peft_config(CausalLm& model) const {
     if (options.rank != peft.r) peft.rank_pattern[module] = options.rank;
     if (options.alpha != peft.lora_alpha) peft.alpha_pattern[module] = options.alpha;
   }
-  // Suffixes describe the set when every linear of that suffix is adapted; otherwise whole paths do.
+  // Suffixes describe the set when every linear of that suffix is adapted; otherwise whole paths
+  // do.
   std::set<std::string> suffixes;
   bool exact = true;
   for (const std::string& module : adapted) suffixes.insert(last_component(module));

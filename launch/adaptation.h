@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Adaptation: the adapt rules of a run, applied to one model: adapters, full training, groups, export.
+// Adaptation: the adapt rules of a run, applied to one model: adapters, full training, groups,
+// export.
 #pragma once
 
 #include <map>
@@ -16,10 +17,10 @@ namespace rankwise {
 
 class Adaptation {
  public:
-  // Resolves every rule against the model before anything is allocated, and reads the adapter_config
-  // of each `from` folder. ConfigError for a rule that no module falls under, for LoRA on a matrix
-  // that is no linear layer of a block, and for rules that train nothing. Linear layers trained in
-  // full stay dense whatever model.quant says.
+  // Resolves every rule against the model before anything is allocated, and reads the
+  // adapter_config of each `from` folder. ConfigError for a rule that no module falls under, or
+  // none that its `from` targets, for LoRA on a matrix that is no linear layer of a block, and for
+  // rules that train nothing. Linear layers trained in full stay dense whatever model.quant says.
   Adaptation(const TrainConfig& config, const ModelConfig& model);
 
   // What CausalLm asks while it is built. Adapters are allocated in `arena`; both must outlive the
@@ -41,6 +42,10 @@ class Adaptation {
     const AdaptRule* options;
     std::optional<PeftConfig> start;  // of `from`
   };
+  static bool has_adapter(const Rule& rule, const std::string& module);
+  void check_one_rslora_setting() const;
+  void assign(const std::string& module, const Shape& shape);
+  void check_rules_in_use() const;
   const Rule* rule_of(const std::string& module) const;
 
   const TrainConfig* config_;

@@ -6,7 +6,9 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
+#include <filesystem>
 #include <iostream>
 #include <new>
 #include <ostream>
@@ -35,6 +37,9 @@ Failure current_failure() {
     return {error.exit_code(), error.what()};
   } catch (const std::bad_alloc&) {
     return {ExitCode::kOutOfMemory, "out of host memory"};
+  } catch (const std::filesystem::filesystem_error& error) {
+    // A path that the system refuses to look at: too long, or below a folder without permission.
+    return {ExitCode::kDisk, fmt::format("{}: {}", error.path1().string(), error.code().message())};
   } catch (const std::exception& error) {
     return {ExitCode::kInternal, fmt::format("internal error: {}", error.what())};
   } catch (...) {
@@ -43,10 +48,13 @@ Failure current_failure() {
 }
 
 void report(const Failure& failure, std::string_view prefix) {
-  // One write, so that lines of several ranks do not mix.
-  const std::string line = fmt::format("rankwise: error: {}{}\n", prefix, failure.message);
+  std::string line = fmt::format("rankwise: error: {}{}", prefix, failure.message);
+  // Names in messages come from users and files; one error stays one line all the same.
+  std::ranges::replace_if(
+      line, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
+  line += '\n';
   std::cout.flush();
-  std::cerr << line << std::flush;
+  std::cerr << line << std::flush;  // one write, so that lines of several ranks do not mix
 }
 
 // Before MPI is up, several ranks can be told apart only by what their launcher says.
@@ -173,6 +181,8 @@ int parse_and_run(int argc, char** argv) {
 // Returns a code of docs/exit_codes.md. A failure is one line on stderr, "rankwise: error: ...",
 // with rank and host when there are several ranks; then all ranks end.
 int main(int argc, char** argv) {
+  // A file at the size limit then fails like one on a full disk, instead of ending the process.
+  std::signal(SIGXFSZ, SIG_IGN);
   try {
     return rankwise::parse_and_run(argc, argv);
   } catch (...) {

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "launch/config/train_config.h"
 #include "model/hf_folder.h"
 #include "runtime/errors.h"
 #include "runtime/io/quantized_store.h"
@@ -15,17 +16,32 @@ namespace rankwise {
 
 namespace fs = std::filesystem;
 
-ModelFiles open_model(const std::string& path) {
+namespace {
+
+void require_model(const std::string& path) {
   if (!fs::exists(path)) {
     throw ConfigError(fmt::format("model.path: '{}' does not exist", path));
   }
+}
+
+}  // namespace
+
+ModelFiles open_model(const std::string& path) {
+  require_model(path);
   return {path, load_model_config(path), open_weights(path)};
 }
 
 ModelFiles open_untrained_model(const std::string& path, uint64_t seed) {
+  require_model(path);
   ModelConfig config = load_model_config(path);
   std::unique_ptr<WeightSource> weights = make_random_weights(config, seed);
   return {path, std::move(config), std::move(weights)};
+}
+
+ModelFiles open_base(const TrainConfig& config) {
+  return config.model.init == ModelInit::kRandom
+             ? open_untrained_model(config.model.path, static_cast<uint64_t>(config.train.seed))
+             : open_model(config.model.path);
 }
 
 bool has_tokenizer(const std::string& path) {

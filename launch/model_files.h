@@ -12,16 +12,21 @@
 
 namespace rankwise {
 
+struct TrainConfig;
+
 struct ModelFiles {
   std::string path;
   ModelConfig config;
   std::unique_ptr<WeightSource> weights;
 };
 
-// FormatError when config or weights are missing or do not belong together.
+// ConfigError when there is no such path; FormatError when config or weights are missing or do not
+// belong together.
 ModelFiles open_model(const std::string& path);
 // config.json alone is needed; weights are drawn from the seed (model.init: random).
 ModelFiles open_untrained_model(const std::string& path, uint64_t seed);
+// The one of the two that model.init chooses.
+ModelFiles open_base(const TrainConfig& config);
 
 // The tokenizer beside the weights. FormatError when there is none, or when it has more tokens than
 // the model has embeddings.

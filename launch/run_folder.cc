@@ -6,10 +6,12 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <ctime>
 #include <filesystem>
+#include <iterator>
 
 #include "runtime/errors.h"
 #include "runtime/io/atomic_file.h"
@@ -56,7 +58,6 @@ RunFolder::RunFolder(std::string path, bool overwrite) : path_(std::move(path)) 
   std::error_code error;
   std::filesystem::create_directories(path_, error);
   if (error) throw DiskError(fmt::format("{}: cannot create: {}", path_, error.message()));
-  if (!overwrite) return;
   for (const char* name : kRunContents) {
     std::filesystem::remove_all(file(name), error);
     if (error) throw DiskError(fmt::format("{}: cannot remove: {}", file(name), error.message()));
@@ -68,12 +69,28 @@ void RunFolder::require_free(const std::string& path, bool overwrite) {
   if (std::filesystem::exists(path, ignored) && !std::filesystem::is_directory(path, ignored)) {
     throw ConfigError(fmt::format("checkpoint.dir: {} exists and is no folder", path));
   }
-  if (!overwrite && std::filesystem::exists(path + "/" + kRunFile, ignored)) {
+  if (std::filesystem::exists(path + "/" + kRunFile, ignored)) {
+    if (overwrite) return;
     throw ConfigError(fmt::format(
         "checkpoint.dir: {} already holds a run; choose another folder, or replace that run with "
         "--overwrite",
         path));
   }
+  for (const char* name : kRunContents) {
+    if (!std::filesystem::exists(path + "/" + name, ignored)) continue;
+    throw ConfigError(
+        fmt::format("checkpoint.dir: {} holds {} but no {}, so it is no run; choose another folder",
+                    path, name, kRunFile));
+  }
+}
+
+bool RunFolder::overwrites(const std::string& folder, const std::string& path) {
+  std::error_code ignored;
+  const std::filesystem::path relative =
+      std::filesystem::weakly_canonical(path, ignored)
+          .lexically_relative(std::filesystem::weakly_canonical(folder, ignored));
+  return !relative.empty() &&
+         std::ranges::find(kRunContents, *relative.begin()) != std::end(kRunContents);
 }
 
 void RunFolder::write_run_json(const Json& run) const {

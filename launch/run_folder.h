@@ -17,7 +17,8 @@ namespace rankwise {
 class RunFolder {
  public:
   // Creates the folder. When it already holds a run (run.json), `overwrite` removes that run's
-  // files and adapter, nothing else; without it the folder is left alone: ConfigError.
+  // files and results, nothing else; without it the folder is left alone: ConfigError. So is, in
+  // any case, a folder that holds a file of these names and is no run.
   RunFolder(std::string path, bool overwrite);
 
   const std::string& path() const { return path_; }
@@ -26,6 +27,9 @@ class RunFolder {
 
   // The check of the constructor alone, for a dry run.
   static void require_free(const std::string& path, bool overwrite);
+
+  // Whether `path` is, or lies in, something that `overwrite` removes from `folder`.
+  static bool overwrites(const std::string& folder, const std::string& path);
 
   void write_run_json(const Json& run) const;
   void write_samples(std::string_view text) const;

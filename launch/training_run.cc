@@ -20,10 +20,11 @@ double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-ModelFiles open_base(const TrainConfig& config) {
-  return config.model.init == ModelInit::kRandom
-             ? open_untrained_model(config.model.path, static_cast<uint64_t>(config.train.seed))
-             : open_model(config.model.path);
+// Replacing a run must not remove what the new one stands on.
+void require_kept(const std::string& folder, std::string_view key, const std::string& path) {
+  if (!RunFolder::overwrites(folder, path)) return;
+  throw ConfigError(fmt::format("{}: '{}' belongs to the run in {} that --overwrite would remove",
+                                key, path, folder));
 }
 
 // A micro-batch as long as the configuration and the data allow.
@@ -47,8 +48,8 @@ MicroBatch largest_micro_batch(const TrainConfig& config, const Dataset& dataset
 std::vector<NamedTensor> dense_weights(CausalLm& model, Arena& arena, Stream& stream) {
   std::vector<NamedTensor> tensors;
   for (const Parameter* parameter : model.parameters()) {
-    const bool adapter = parameter->role == ParameterRole::kLoraA ||
-                         parameter->role == ParameterRole::kLoraB;
+    const bool adapter =
+        parameter->role == ParameterRole::kLoraA || parameter->role == ParameterRole::kLoraB;
     if (adapter) continue;
     if (const auto* quantized = std::get_if<QuantizedTensor>(&parameter->weight)) {
       const Tensor dense = arena.allocate("export", DType::kF32, quantized->shape);
@@ -105,9 +106,21 @@ EvaluationResult TrainingRun::evaluate(Trainer& trainer, int64_t max_batches) {
                        mesh_, arena_, stream_);
 }
 
+void TrainingRun::require_free_folder(bool overwrite) const {
+  if (!is_root()) return;
+  const std::string& folder = config_.checkpoint.dir;
+  RunFolder::require_free(folder, overwrite);
+  if (!overwrite) return;
+  require_kept(folder, "model.path", config_.model.path);
+  for (size_t i = 0; i < config_.adapt.size(); ++i) {
+    const auto& from = config_.adapt[i].from;
+    if (from) require_kept(folder, fmt::format("adapt.{}.from", i), *from);
+  }
+}
+
 void TrainingRun::run(bool overwrite) {
   const auto begin = Clock::now();
-  if (is_root()) RunFolder::require_free(config_.checkpoint.dir, overwrite);
+  require_free_folder(overwrite);
   const auto usage = measure_memory();
   for (const Arena::Usage& purpose : usage) arena_.reserve(purpose.purpose, purpose.peak_bytes);
   Trainer trainer(config_, files_, adaptation_, mesh_, arena_, stream_, total_steps_);
@@ -123,8 +136,8 @@ void TrainingRun::run(bool overwrite) {
     reporter.emplace(*folder, context_->out, total_steps_, data_.eval != nullptr,
                      /*live=*/context_->world.size() == 1);
     reporter->say(fmt::format("rankwise {} on {} rank(s): {} of {} elements trained",
-                              program_version(), context_->world.size(),
-                              trainer.trained_elements(), parameter_count(files_.config)));
+                              program_version(), context_->world.size(), trainer.trained_elements(),
+                              parameter_count(files_.config)));
     reporter->say("train data: " + describe(data_.train->report));
     if (data_.eval) reporter->say("eval data: " + describe(data_.eval->report));
   }
@@ -167,9 +180,9 @@ MetricsRecord TrainingRun::compare_ranks(int64_t step, const StepMeasurement& me
   const int64_t ranks = context_->world.size();
   const Tensor own = arena_.allocate("metrics", DType::kF64, {kFields});
   const Tensor all = arena_.allocate("metrics", DType::kF64, {ranks, kFields});
-  const double fields[kFields] = {
-      measurement.compute_seconds, measurement.reduce_seconds, data_seconds,
-      static_cast<double>(measurement.tokens), static_cast<double>(arena_.peak_bytes())};
+  const double fields[kFields] = {measurement.compute_seconds, measurement.reduce_seconds,
+                                  data_seconds, static_cast<double>(measurement.tokens),
+                                  static_cast<double>(arena_.peak_bytes())};
   std::ranges::copy(fields, own.data<double>());
   context_->world.all_gather(all, own, "step metrics", stream_);
 
@@ -205,7 +218,8 @@ MetricsRecord TrainingRun::compare_ranks(int64_t step, const StepMeasurement& me
 std::vector<std::pair<std::string, std::string>> TrainingRun::export_result(
     Trainer& trainer, const RunFolder& folder) {
   std::vector<std::pair<std::string, std::string>> results;
-  const TokenizerFiles tokenizer_files = data_.tokenizer ? data_.tokenizer->files() : TokenizerFiles{};
+  const TokenizerFiles tokenizer_files =
+      data_.tokenizer ? data_.tokenizer->files() : TokenizerFiles{};
   if (adaptation_.has_adapters()) {
     write_peft_folder(folder.adapter_folder(), adaptation_.peft_config(trainer.model()),
                       trainer.model().adapters(), tokenizer_files);

@@ -19,16 +19,20 @@ namespace rankwise {
 
 class TrainingRun {
  public:
-  // Reads and checks configuration, model header and data; no weight is touched yet. The context must
-  // outlive the run.
+  // Reads and checks configuration, model header and data; no weight is touched yet. The context
+  // must outlive the run.
   TrainingRun(const TrainConfig& config, VerbContext& context);
 
-  // Memory one rank needs, by purpose: a step over the largest possible micro-batch in measuring mode.
+  // Memory one rank needs, by purpose: a step over the largest possible micro-batch in measuring
+  // mode.
   std::vector<Arena::Usage> measure_memory() const;
   // Data counts, steps and the memory table.
   std::string describe_plan() const;
-  // Trains, evaluates, writes the run folder and exports the result into it. `overwrite`: replace the
-  // run that stands in checkpoint.dir.
+  // ConfigError when checkpoint.dir cannot become the folder of this run. `overwrite`: the run that
+  // stands there may be replaced, unless this one reads its model or adapter.
+  void require_free_folder(bool overwrite) const;
+  // Trains, evaluates, writes the run folder and exports the result into it;
+  // require_free_folder comes first.
   void run(bool overwrite);
 
  private:

@@ -43,6 +43,7 @@ class Arena {
     int64_t mark_;
   };
 
+  // ConfigError for a CUDA device that this build has no backend for, unless only measuring.
   explicit Arena(Device device = {}, Mode mode = Mode::kReserve);
   ~Arena();
   Arena(const Arena&) = delete;

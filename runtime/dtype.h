@@ -8,8 +8,8 @@
 
 namespace rankwise {
 
-// In the order of the safetensors reference implementation, smallest alignment first: writers sort
-// tensors by descending order (formats: safetensors layout).
+// In the order of the safetensors reference implementation, smallest alignment first: its writer,
+// and ours, lay out tensors in descending order.
 enum class DType : uint8_t {
   kBool, kF4, kF6E2M3, kF6E3M2, kU8, kI8, kF8E5M2, kF8E4M3, kF8E8M0, kF8E4M3Fnuz, kF8E5M2Fnuz,
   kI16, kU16, kF16, kBF16, kI32, kU32, kF32, kC64, kF64, kI64, kU64,

@@ -16,6 +16,7 @@ class Stream {
  public:
   enum class Mode { kExecute, kMeasure };
 
+  // ConfigError for a CUDA device that this build has no backend for, unless only measuring.
   explicit Stream(Device device = {}, Mode mode = Mode::kExecute);
   ~Stream();
   Stream(const Stream&) = delete;

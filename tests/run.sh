@@ -183,9 +183,6 @@ for label in fast parity distributed end_to_end; do
 done
 
 if $sanitize; then
-  export ASAN_OPTIONS=detect_leaks=1:fast_unwind_on_malloc=0:strict_string_checks=1:check_initialization_order=1
-  export UBSAN_OPTIONS=print_stacktrace=1
-  export LSAN_OPTIONS=suppressions=$root/tests/support/lsan.supp:print_suppressions=0
   if phase "build cpu-debug (sanitizers)" build cpu-debug; then
     begin=$SECONDS
     echo "-- cpu-debug: whole suite"

@@ -55,9 +55,17 @@ void scale_rows(float* c, int64_t c_stride, const GemmShape& shape, float beta) 
 // agree bit for bit.
 constexpr int64_t kTileRows = 256;
 
-float* tile_scratch(const QuantizedTensor& w, Stream& stream) {
-  const int64_t elements = std::min(kTileRows, w.shape.dim(0)) * w.shape.dim(1);
-  return static_cast<float*>(stream.scratch(static_cast<size_t>(elements) * sizeof(float)));
+// Calls multiply(tile, begin, end) with rows [begin, end) of W decoded into tile (end - begin, in).
+template <class Multiply>
+void for_each_tile(const QuantizedTensor& w, Stream& stream, const Multiply& multiply) {
+  const int64_t out = w.shape.dim(0);
+  const int64_t elements = std::min(kTileRows, out) * w.shape.dim(1);
+  auto* tile = static_cast<float*>(stream.scratch(static_cast<size_t>(elements) * sizeof(float)));
+  for (int64_t begin = 0; begin < out; begin += kTileRows) {
+    const int64_t end = std::min(begin + kTileRows, out);
+    dequantize_rows(tile, w, begin, end);
+    multiply(tile, begin, end);
+  }
 }
 
 }  // namespace
@@ -77,28 +85,20 @@ void matmul(const Tensor& c, const Tensor& a, const Tensor& b, const MatmulParam
 
 void linear_nf4(const Tensor& y, const Tensor& x, const QuantizedTensor& w, float beta,
                 Stream& stream) {
-  const int64_t out = w.shape.dim(0);
   const int64_t in = w.shape.dim(1);
-  float* tile = tile_scratch(w, stream);  // (kTileRows, in)
-  for (int64_t begin = 0; begin < out; begin += kTileRows) {
-    const int64_t end = std::min(begin + kTileRows, out);
-    dequantize_rows(tile, w, begin, end);
+  for_each_tile(w, stream, [&](const float* tile, int64_t begin, int64_t end) {
     gemm(y.data<float>() + begin, y.row_stride(), {x.data<float>(), x.row_stride()},
          {tile, in, true}, {x.dim(0), end - begin, in}, 1.0f, beta);
-  }
+  });
 }
 
 void linear_nf4_backward_input(const Tensor& dx, const Tensor& dy, const QuantizedTensor& w,
                                float beta, Stream& stream) {
-  const int64_t out = w.shape.dim(0);
   const int64_t in = w.shape.dim(1);
-  float* tile = tile_scratch(w, stream);  // (kTileRows, in)
-  for (int64_t begin = 0; begin < out; begin += kTileRows) {
-    const int64_t end = std::min(begin + kTileRows, out);
-    dequantize_rows(tile, w, begin, end);
+  for_each_tile(w, stream, [&](const float* tile, int64_t begin, int64_t end) {
     gemm(dx.data<float>(), dx.row_stride(), {dy.data<float>() + begin, dy.row_stride()}, {tile, in},
          {dy.dim(0), in, end - begin}, 1.0f, begin == 0 ? beta : 1.0f);
-  }
+  });
 }
 
 const char* matmul_library() {

@@ -8,6 +8,9 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/cpu/vector_math.h"
+#include "kernels/cpu/work_split.h"
+
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -16,8 +19,7 @@ namespace rankwise::cpu {
 namespace {
 
 constexpr int64_t kCodesAtOnce = 64;
-constexpr uint8_t kTwoZeros = 0x77;               // code 7 is the value 0, in both nibbles
-constexpr int64_t kParallelElements = 64 * 1024;  // less is not worth starting threads for
+constexpr uint8_t kTwoZeros = 0x77;  // code 7 is the value 0, in both nibbles
 
 // Largest magnitude. Magnitudes compare like their bit patterns, which vectorises, and a NaN wins.
 float absolute_maximum(const float* x, int64_t count) {
@@ -31,15 +33,10 @@ float absolute_maximum(const float* x, int64_t count) {
 // Packed codes of kCodesAtOnce elements: each code is the number of thresholds below the normalised
 // value. Vector types, because compilers do not vectorise the counting by themselves.
 void encode_64(uint8_t* packed, const float* x, float inverse_scale) {
-  constexpr int kLanes = 16;
-  using FloatVector = float __attribute__((vector_size(kLanes * sizeof(float))));
-  using IntVector = int32_t __attribute__((vector_size(kLanes * sizeof(int32_t))));
   const std::span<const float, 15> thresholds = nf4_thresholds();
   int32_t code[kCodesAtOnce];
   for (int64_t i = 0; i < kCodesAtOnce; i += kLanes) {
-    FloatVector value;
-    std::memcpy(&value, x + i, sizeof(value));
-    value *= inverse_scale;
+    const FloatVector value = load_vector(x + i) * inverse_scale;
     IntVector count = {};
     for (const float threshold : thresholds) count -= value > threshold;  // a true lane is -1
     std::memcpy(code + i, &count, sizeof(count));

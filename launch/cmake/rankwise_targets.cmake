@@ -24,6 +24,16 @@ function(rankwise_library name)
   target_link_libraries(${name} PUBLIC rankwise_flags ${ARG_DEPENDS})
 endfunction()
 
+# Environment of every test. Open MPI leaks and loads plugins: without full unwinding the leak checker
+# cannot tell whose a leak is, and without the suppressions it reports those of Open MPI.
+set(RANKWISE_TEST_ENVIRONMENT OMP_NUM_THREADS=1)
+if(RANKWISE_SANITIZE)
+  list(APPEND RANKWISE_TEST_ENVIRONMENT
+    ASAN_OPTIONS=detect_leaks=1:fast_unwind_on_malloc=0:strict_string_checks=1:check_initialization_order=1
+    UBSAN_OPTIONS=print_stacktrace=1
+    LSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/support/lsan.supp:print_suppressions=0)
+endif()
+
 # rankwise_test(FILE [RANKS n...] [LABELS l...] DEPENDS target...): one program per test file. With
 # RANKS the same program also runs under mpirun once per count. LABELS: fast (default), parity,
 # distributed, slow.
@@ -43,8 +53,8 @@ function(rankwise_test file)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
   if(NOT ARG_RANKS)
     add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
-    set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
-    set_tests_properties(${name} PROPERTIES ENVIRONMENT "OMP_NUM_THREADS=1;RANKWISE_BINARY=$<TARGET_FILE:rankwise>")
+    set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
+      ENVIRONMENT "${RANKWISE_TEST_ENVIRONMENT};RANKWISE_BINARY=$<TARGET_FILE:rankwise>")
   endif()
   foreach(ranks ${ARG_RANKS})
     add_test(NAME ${name}.np${ranks}
@@ -52,7 +62,7 @@ function(rankwise_test file)
               -np ${ranks} $<TARGET_FILE:${name}>
       WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
     set_tests_properties(${name}.np${ranks} PROPERTIES LABELS "${ARG_LABELS}"
-      TIMEOUT ${ARG_TIMEOUT} PROCESSORS 2 ENVIRONMENT "OMP_NUM_THREADS=1")
+      TIMEOUT ${ARG_TIMEOUT} PROCESSORS 2 ENVIRONMENT "${RANKWISE_TEST_ENVIRONMENT}")
   endforeach()
 endfunction()
 

@@ -15,7 +15,8 @@
 namespace rankwise {
 namespace {
 
-// The rules of the run do not matter here: the base is evaluated, with the adapter when one is given.
+// The rules of the run do not matter here: the base is evaluated, with the adapter when one is
+// given.
 TrainConfig with_adapter(TrainConfig config, const std::string& folder) {
   AdaptRule rule;
   rule.from = folder;
@@ -48,10 +49,11 @@ class EvaluateVerb : public Verb {
     return "loss, perplexity and token accuracy of a model on data.eval";
   }
   void add_options(CLI::App& app) override {
-    app.add_option("run", run_, "configuration of the run (YAML)")->required();
+    app.add_option("RUN", run_, "configuration of the run (YAML)")->required();
     app.add_option("overrides", overrides_, "key=value pairs over the file");
     app.add_option("--adapter", adapter_, "PEFT adapter folder; without it the base is evaluated");
-    app.add_option("--logits", logits_, "also write the logits of every row to this safetensors file");
+    app.add_option("--logits", logits_,
+                   "also write the logits of every row to this safetensors file");
   }
 
   int run(VerbContext& context) override {
@@ -63,7 +65,7 @@ class EvaluateVerb : public Verb {
     if (!adapter_.empty()) config = with_adapter(std::move(config), adapter_);
 
     const DeviceMesh mesh(context.world, static_cast<int>(config.parallel.tensor));
-    const ModelFiles files = open_model(config.model.path);
+    const ModelFiles files = open_base(config);
     std::optional<Adaptation> adaptation;
     if (!adapter_.empty()) adaptation.emplace(config, files.config);
     const TrainingData data = load_training_data(config, files, DataParts::kEval);
@@ -76,8 +78,9 @@ class EvaluateVerb : public Verb {
     CausalLm model(files.config, *files.weights, plan, mesh, arena, stream);
     if (adaptation) adaptation->load_starting_points(model);
 
-    const EvaluationResult result = evaluate_loss(
-        model, make_eval_batches(config, *data.eval, mesh, config.eval.batches), mesh, arena, stream);
+    const EvaluationResult result =
+        evaluate_loss(model, make_eval_batches(config, *data.eval, mesh, config.eval.batches), mesh,
+                      arena, stream);
     context.out << fmt::format("eval data        {}\n", describe(data.eval->report))
                 << fmt::format("evaluated tokens {}\n", result.trained_tokens)
                 << fmt::format("loss             {:.6f}\n", result.loss)

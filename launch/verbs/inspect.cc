@@ -13,6 +13,7 @@
 #include "launch/model_files.h"
 #include "launch/progress_line.h"
 #include "model/adapters/peft_folder.h"
+#include "model/config_reader.h"
 #include "model/model_config.h"
 #include "runtime/arena.h"
 #include "runtime/io/atomic_file.h"
@@ -169,13 +170,15 @@ class InspectVerb : public Verb {
   }
 
   void inspect_run(std::ostream& out) const {
-    const Json run = read_json_file(path_ + "/run.json");
+    const std::string file = path_ + "/run.json";
+    const Json json = read_json_file(file);
+    const ConfigReader run(json, file);
     out << fmt::format("run folder: {}\n", path_);
     for (const char* key : {"version", "commit", "ranks", "device"}) {
-      if (run.contains(key)) out << fmt::format("{:<12} {}\n", key, text_of(run[key]));
+      if (run.has(key)) out << fmt::format("{:<12} {}\n", key, text_of(run.at(key)));
     }
-    const std::string base = run.value(Json::json_pointer("/config/model/path"), std::string());
-    out << fmt::format("base         {}\n", base.empty() ? "not recorded" : base);
+    const std::string base = run.object("config").object("model").text("path");
+    out << fmt::format("base         {}\n", base);
     const fs::path summary = fs::path(path_) / "summary.txt";
     if (fs::exists(summary)) {
       out << read_file(summary.string());
@@ -186,21 +189,23 @@ class InspectVerb : public Verb {
   }
 
   // Whether the data and the base are still those the run used.
-  void verify_run(const Json& run, const std::string& base, std::ostream& out) const {
+  static void verify_run(const ConfigReader& run, const std::string& base, std::ostream& out) {
     int64_t checked = 0;
-    const auto check = [&](const std::string& path, const Json& recorded, const std::string& now) {
+    const auto check = [&](const std::string& path, const std::string& recorded,
+                           const std::string& now) {
       if (recorded != now) {
-        throw FormatError(fmt::format("{}: changed since the run: sha256 {} now, {} then", path,
-                                      now, text_of(recorded)));
+        throw FormatError(
+            fmt::format("{}: changed since the run: sha256 {} now, {} then", path, now, recorded));
       }
       ++checked;
     };
-    if (run.contains("data_sha256")) {
-      for (const auto& [path, digest] : run["data_sha256"].items()) {
-        check(path, digest, sha256_file(path));
+    if (run.has("data_sha256")) {
+      const ConfigReader digests = run.object("data_sha256");
+      for (const auto& [path, digest] : run.at("data_sha256").items()) {
+        check(path, digests.text(path), sha256_file(path));
       }
     }
-    if (run.contains("base_sha256")) check(base, run["base_sha256"], base_digest(base));
+    if (run.has("base_sha256")) check(base, run.text("base_sha256"), base_digest(base));
     out << fmt::format("verified     {} digest(s) of data and base are those of the run\n",
                        checked);
   }

@@ -16,7 +16,7 @@ class TrainVerb : public Verb {
     return "fine-tune a model; alone, or on many ranks under mpirun or srun";
   }
   void add_options(CLI::App& app) override {
-    app.add_option("run", run_, "configuration of the run (YAML)")->required();
+    app.add_option("RUN", run_, "configuration of the run (YAML)")->required();
     app.add_option("overrides", overrides_, "key=value pairs over the file, e.g. optim.lr=2e-4");
     app.add_flag("--dry-run", dry_run_, "check everything and show the memory plan; no steps");
     app.add_flag("--print-config", print_config_, "print the resolved configuration and stop");
@@ -31,6 +31,7 @@ class TrainVerb : public Verb {
     }
     TrainingRun training(config, context);
     if (dry_run_) {
+      training.require_free_folder(overwrite_);
       context.out << training.describe_plan();
     } else {
       training.run(overwrite_);

@@ -12,7 +12,8 @@ namespace rankwise {
 
 // Writes go to "<path>.tmp-<pid>" in the same folder; commit() flushes, fsyncs, renames and fsyncs
 // the folder. Without commit() the destructor removes the temporary file. Every failure is a
-// DiskError naming path and errno; the file that stood under the name before is then untouched.
+// DiskError naming path and errno; the file that stood under the name before is then untouched,
+// unless what failed is the last step, the fsync of the folder.
 class AtomicFile {
  public:
   explicit AtomicFile(std::string path);

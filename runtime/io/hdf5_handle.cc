@@ -56,7 +56,7 @@ void check_storage(hid_t dataset, const Place& place) {
   require_read(properties.valid(), place);
   const H5D_layout_t layout = H5Pget_layout(properties);
   const int filters = H5Pget_nfilters(properties);
-  if (layout == H5D_COMPACT && filters == 0) return;
+  const bool compact = layout == H5D_COMPACT && filters == 0;
   unsigned flags = 0;
   unsigned configuration = 0;
   size_t values = 0;
@@ -64,7 +64,9 @@ void check_storage(hid_t dataset, const Place& place) {
       layout == H5D_CHUNKED && filters == 1 && H5Pget_external_count(properties) == 0 &&
       H5Pget_filter2(properties, 0, &flags, &values, nullptr, 0, nullptr, &configuration) ==
           H5Z_FILTER_FLETCHER32;
-  if (!checksummed) throw unreadable(place, "is not stored in chunks with fletcher32 only");
+  if (!compact && !checksummed) {
+    throw unreadable(place, "is not stored in chunks with fletcher32 only");
+  }
   const Handle type(H5Dget_type(dataset), H5Tclose);
   require_read(type.valid(), place);
   const hsize_t needed = static_cast<hsize_t>(shape_of_dataset(dataset, place).numel()) *

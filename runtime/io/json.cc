@@ -140,6 +140,10 @@ Json parse_json(std::string_view text, std::string_view source, const JsonLimits
     throw FormatError(fmt::format("{}: {} bytes of JSON, more than the {} allowed", source,
                                   text.size(), limits.max_bytes));
   }
+  // The parser would take it for the end of the text and not see what follows.
+  if (const size_t nul = text.find('\0'); nul != std::string_view::npos) {
+    throw FormatError(fmt::format("{}: byte {}: a NUL byte", source, nul + 1));
+  }
   size_t position = 0;
   DocumentBuilder builder(source, limits.max_depth, &position);
   Json::sax_parse(CountingIterator(text.data(), &position),

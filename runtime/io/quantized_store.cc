@@ -19,6 +19,7 @@ using store::tensor_place;
 
 constexpr std::string_view kSignature = "\x89HDF\r\n\x1a\n";
 constexpr int64_t kNestedMapSize = 256;
+constexpr int64_t kLargestBlock = 4096;  // as in bitsandbytes
 
 bool has_store_format(const Hdf5File& file) {
   return file.contains_attribute("/", "format") &&
@@ -154,9 +155,10 @@ StoreWeights::Entry StoreWeights::read_quantized_entry(const std::string& name) 
   const int64_t columns = file_.read_integer_attribute(codes, "columns");
   const int64_t block_size = file_.read_integer_attribute(codes, "block_size");
   int64_t elements = 0;
-  const bool sane = rows >= 0 && columns >= 0 && block_size > 0 &&
+  const bool sane = rows >= 0 && columns >= 0 && block_size > 0 && block_size % 2 == 0 &&
+                    block_size <= kLargestBlock &&
                     !__builtin_mul_overflow(rows, columns, &elements) &&
-                    (elements + 1) / 2 == file_.shape(codes).numel();
+                    elements / 2 + elements % 2 == file_.shape(codes).numel();
   if (!sane) {
     throw error(name, fmt::format("shape ({}, {}) in blocks of {} does not fit {} bytes of codes",
                                   rows, columns, block_size, file_.shape(codes).numel()));
@@ -198,7 +200,8 @@ std::optional<QuantizedTensor> StoreWeights::read_quantized(std::string_view nam
 }  // namespace
 
 bool is_quantized_store(const std::string& path) {
-  if (!std::filesystem::is_regular_file(path)) return false;
+  std::error_code ignored;  // what cannot be looked at is no store
+  if (!std::filesystem::is_regular_file(path, ignored)) return false;
   RegularFile file(path);
   std::array<char, kSignature.size()> start{};
   const size_t got = file.read_some(std::as_writable_bytes(std::span(start)));

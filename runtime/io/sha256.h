@@ -8,6 +8,7 @@
 
 namespace rankwise {
 
+// 64 lower-case hexadecimal digits. FormatError when the file cannot be read.
 std::string sha256_hex(std::span<const std::byte> bytes);
 std::string sha256_file(const std::string& path);
 

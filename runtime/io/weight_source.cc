@@ -26,9 +26,10 @@ class FolderWeights final : public WeightSource {
   explicit FolderWeights(std::string folder) : folder_(std::move(folder)) {
     const std::filesystem::path single = std::filesystem::path(folder_) / kSingleFile;
     const std::filesystem::path index = std::filesystem::path(folder_) / kIndexFile;
-    if (std::filesystem::exists(single)) {
+    std::error_code ignored;  // what cannot be looked at is reported as absent
+    if (std::filesystem::exists(single, ignored)) {
       add_file(single.string());
-    } else if (std::filesystem::exists(index)) {
+    } else if (std::filesystem::exists(index, ignored)) {
       add_index(index.string());
     } else {
       throw FormatError(

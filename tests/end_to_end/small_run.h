@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A small run for end-to-end tests: a random Llama, random token rows, and a Trainer driven directly.
+// A small run for end-to-end tests: a random Llama, random token rows, and a Trainer driven
+// directly.
 #pragma once
 
 #include <string>
@@ -8,7 +9,7 @@
 #include "launch/trainer.h"
 #include "launch/training_data.h"
 #include "parallel/communicator.h"
-#include "tests/support/program.h"
+#include "tests/support/scratch_folder.h"
 
 namespace rankwise::testing {
 

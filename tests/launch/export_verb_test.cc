@@ -10,14 +10,16 @@
 #include "runtime/io/safetensors.h"
 #include "tests/launch/tiny_model.h"
 #include "tests/launch/verb_runner.h"
+#include "tests/support/error_of.h"
 #include "tests/support/golden.h"
+#include "tests/support/scratch_folder.h"
 
 namespace rankwise {
 namespace {
 
 namespace fs = std::filesystem;
 
-using testing::message_of;
+using testing::error_of;
 
 ExportOptions options_for(const std::string& source, const std::string& output) {
   ExportOptions options;
@@ -95,7 +97,7 @@ TEST(ExportVerb, RunThatTrainedBothNeedsAChoice) {
   testing::write_tiny_adapter(scratch, "run/adapter");
   testing::write_tiny_model(scratch, "run/model");
   ExportOptions options = options_for(scratch.file("run"), scratch.file("out"));
-  EXPECT_NE(message_of<ConfigError>([&] { export_result(options); }).find("--part"),
+  EXPECT_NE(error_of<ConfigError>([&] { export_result(options); }).find("--part"),
             std::string::npos);
   options.part = ExportPart::kModel;
   EXPECT_FALSE(export_result(options).is_adapter);
@@ -115,7 +117,7 @@ TEST(ExportVerb, UntrainedAdapterIsWarnedAbout) {
 TEST(ExportVerb, RefusesFoldersWithoutResult) {
   const testing::ScratchFolder scratch;
   scratch.write("run/run.json", "{}");
-  EXPECT_NE(message_of<ConfigError>([&] {
+  EXPECT_NE(error_of<ConfigError>([&] {
               export_result(options_for(scratch.file("run"), scratch.file("out")));
             }).find("holds no finished adapter or model"),
             std::string::npos);
@@ -146,8 +148,7 @@ TEST(ExportVerb, TensorsThatFitNoAdapterAreNamed) {
       named.push_back({"base_model.model.m." + name, Tensor(values.data(), DType::kF32, shape)});
     }
     write_safetensors(adapter + "/adapter_model.safetensors", named);
-    return message_of<FormatError>(
-        [&] { export_result(options_for(adapter, scratch.file("out"))); });
+    return error_of<FormatError>([&] { export_result(options_for(adapter, scratch.file("out"))); });
   };
   EXPECT_NE(write({{"q_proj.lora_A.weight", {4, 3}}}).find("m.q_proj.lora_B.weight"),
             std::string::npos);

@@ -8,11 +8,13 @@
 #include "runtime/io/safetensors.h"
 #include "tests/launch/tiny_model.h"
 #include "tests/launch/verb_runner.h"
+#include "tests/support/error_of.h"
+#include "tests/support/scratch_folder.h"
 
 namespace rankwise {
 namespace {
 
-using testing::message_of;
+using testing::error_of;
 using testing::run_verb;
 
 std::vector<std::string> texts_of(const GenerateTextOptions& options) {
@@ -132,8 +134,7 @@ TEST(GenerateVerb, BadPromptFilesNameTheRow) {
   EXPECT_THROW(read_prompts(scratch.file("none.txt")), ConfigError);
   EXPECT_THROW(read_prompts(scratch.write("empty.txt", "\n\n")), DataError);
   const std::string rows = scratch.write("p.jsonl", "{\"prompt\": \"a\"}\n{\"text\": \"b\"}\n");
-  EXPECT_NE(message_of<DataError>([&] { read_prompts(rows); }).find("p.jsonl:2"),
-            std::string::npos);
+  EXPECT_NE(error_of<DataError>([&] { read_prompts(rows); }).find("p.jsonl:2"), std::string::npos);
 }
 
 TEST(GenerateVerb, RefusesOptionsOutOfRange) {
@@ -142,7 +143,7 @@ TEST(GenerateVerb, RefusesOptionsOutOfRange) {
   const auto refused = [&](const auto& change) {
     GenerateTextOptions options = options_for(model, {"abc"});
     change(options);
-    return message_of<ConfigError>([&] { texts_of(options); });
+    return error_of<ConfigError>([&] { texts_of(options); });
   };
   EXPECT_NE(refused([](auto& o) { o.sampling.max_new_tokens = 0; }).find("--max-new-tokens"),
             std::string::npos);
@@ -166,8 +167,7 @@ TEST(GenerateVerb, AdapterOfAnotherModelIsRefused) {
                       Tensor(values.data(), DType::kF32, {4, 48})}});
   GenerateTextOptions options = options_for(model, {"abc"});
   options.adapter = adapter;
-  EXPECT_NE(message_of<FormatError>([&] { texts_of(options); }).find("layers.7"),
-            std::string::npos);
+  EXPECT_NE(error_of<FormatError>([&] { texts_of(options); }).find("layers.7"), std::string::npos);
 }
 
 }  // namespace

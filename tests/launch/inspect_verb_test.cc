@@ -14,6 +14,8 @@
 #include "runtime/io/sha256.h"
 #include "tests/launch/tiny_model.h"
 #include "tests/launch/verb_runner.h"
+#include "tests/support/error_of.h"
+#include "tests/support/scratch_folder.h"
 
 namespace rankwise {
 namespace {
@@ -87,7 +89,7 @@ TEST(InspectVerb, VerifyFindsValuesThatAreNotFinite) {
   const std::string path = scratch.file("x.safetensors");
   write_safetensors(path, {{"w", values}});
   EXPECT_HAS(inspect({path}), "F32          1 tensors, 3 elements, 12 B");
-  const auto message = testing::message_of<FormatError>([&] { inspect({path, "--verify"}); });
+  const auto message = testing::error_of<FormatError>([&] { inspect({path, "--verify"}); });
   EXPECT_EQ(message, path + ": w: element 1 is not finite");
 }
 
@@ -107,15 +109,11 @@ TEST(InspectVerb, VerifyOfARunComparesDataAndBaseDigests) {
   scratch.write("run/summary.txt", "steps  7\n");
   EXPECT_HAS(inspect({folder}), "steps  7\n");
   damage(data, 0);
-  const auto changed_data = testing::message_of<FormatError>([&] {
-    inspect({folder, "--verify"});
-  });
+  const auto changed_data = testing::error_of<FormatError>([&] { inspect({folder, "--verify"}); });
   EXPECT_HAS(changed_data, data + ": changed since the run");
   scratch.write("data.jsonl", "{}\n");
   damage(model + "/model.safetensors", -1);
-  const auto changed_base = testing::message_of<FormatError>([&] {
-    inspect({folder, "--verify"});
-  });
+  const auto changed_base = testing::error_of<FormatError>([&] { inspect({folder, "--verify"}); });
   EXPECT_HAS(changed_base, model + ": changed since the run");
 }
 

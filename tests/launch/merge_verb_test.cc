@@ -10,11 +10,13 @@
 #include "runtime/io/safetensors.h"
 #include "tests/launch/tiny_model.h"
 #include "tests/launch/verb_runner.h"
+#include "tests/support/error_of.h"
+#include "tests/support/scratch_folder.h"
 
 namespace rankwise {
 namespace {
 
-using testing::message_of;
+using testing::error_of;
 
 // A model, an adapter and a place for the merged model.
 struct MergeFiles {
@@ -125,7 +127,7 @@ TEST(MergeVerb, StoreMergesIntoItsDequantisedWeights) {
             read_file(from_folder.output + "/model.safetensors"));
 
   from_store.base = MergeBase::kOriginal;
-  EXPECT_NE(message_of<ConfigError>([&] { merge_adapter(from_store); }).find("--base original"),
+  EXPECT_NE(error_of<ConfigError>([&] { merge_adapter(from_store); }).find("--base original"),
             std::string::npos);
 }
 
@@ -152,7 +154,7 @@ TEST(MergeVerb, RefusesContradictionsAndExistingOutput) {
   into_itself.overwrite = true;
   EXPECT_THROW(merge_adapter(into_itself), ConfigError);
   merge_adapter(files.options);
-  EXPECT_NE(message_of<ConfigError>([&] { merge_adapter(files.options); }).find("--overwrite"),
+  EXPECT_NE(error_of<ConfigError>([&] { merge_adapter(files.options); }).find("--overwrite"),
             std::string::npos);
   MergeOptions elsewhere = files.options;
   elsewhere.output = files.scratch.file("notes");

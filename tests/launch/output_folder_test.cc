@@ -6,7 +6,7 @@
 #include <filesystem>
 
 #include "runtime/errors.h"
-#include "tests/support/program.h"
+#include "tests/support/scratch_folder.h"
 
 namespace rankwise {
 namespace {

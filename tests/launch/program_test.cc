@@ -8,6 +8,7 @@
 
 #include "launch/verbs/verb.h"
 #include "launch/version.h"
+#include "tests/support/scratch_folder.h"
 
 namespace rankwise {
 namespace {

@@ -11,11 +11,13 @@
 #include "runtime/io/quantized_store.h"
 #include "tests/launch/tiny_model.h"
 #include "tests/launch/verb_runner.h"
+#include "tests/support/error_of.h"
+#include "tests/support/scratch_folder.h"
 
 namespace rankwise {
 namespace {
 
-using testing::message_of;
+using testing::error_of;
 
 QuantizeOptions options_for(const std::string& model, const std::string& store) {
   QuantizeOptions options;
@@ -144,7 +146,7 @@ TEST(QuantizeVerb, ReplacesAStoreOnlyWhenAsked) {
   const std::string model = testing::write_tiny_model(scratch, "model");
   const std::string store = scratch.write("store.h5", "precious");
   QuantizeOptions options = options_for(model, store);
-  const std::string message = message_of<ConfigError>([&] { quantize_model(options); });
+  const std::string message = error_of<ConfigError>([&] { quantize_model(options); });
   EXPECT_NE(message.find("--overwrite"), std::string::npos) << message;
   EXPECT_EQ(read_file(store), "precious");
   options.overwrite = true;
@@ -157,7 +159,7 @@ TEST(QuantizeVerb, RefusesWhatCannotBeQuantised) {
   const std::string model = testing::write_tiny_model(scratch, "model");
   const std::string store = scratch.file("store.h5");
   quantize_model(options_for(model, store));
-  EXPECT_NE(message_of<ConfigError>([&] {
+  EXPECT_NE(error_of<ConfigError>([&] {
               quantize_model(options_for(store, scratch.file("again.h5")));
             }).find("quantised already"),
             std::string::npos);

@@ -10,7 +10,7 @@
 
 #include "runtime/errors.h"
 #include "runtime/io/atomic_file.h"
-#include "tests/support/program.h"
+#include "tests/support/scratch_folder.h"
 
 namespace rankwise {
 namespace {

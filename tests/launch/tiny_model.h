@@ -2,7 +2,6 @@
 // A two-block Llama of random weights with the byte tokenizer, and an adapter for it, on disk.
 #pragma once
 
-
 #include <algorithm>
 #include <filesystem>
 #include <sstream>
@@ -15,8 +14,8 @@
 #include "model/hf_folder.h"
 #include "runtime/data/tokenizer.h"
 #include "runtime/rng.h"
-#include "tests/support/program.h"
 #include "tests/support/error_of.h"
+#include "tests/support/scratch_folder.h"
 
 namespace rankwise::testing {
 
@@ -95,17 +94,6 @@ inline std::vector<std::string> names_in(const std::string& folder) {
   }
   std::sort(names.begin(), names.end());
   return names;
-}
-
-// Message of the error of type E that `call` throws; empty when it throws none.
-template <class E, class Call>
-std::string message_of(const Call& call) {
-  try {
-    call();
-  } catch (const E& error) {
-    return error.what();
-  }
-  return "";
 }
 
 }  // namespace rankwise::testing

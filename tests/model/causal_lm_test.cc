@@ -12,8 +12,9 @@
 #include "runtime/io/quantized_store.h"
 #include "tests/model/tiny_config.h"
 #include "tests/model/training_rig.h"
+#include "tests/support/error_of.h"
 #include "tests/support/golden.h"
-#include "tests/support/program.h"
+#include "tests/support/scratch_folder.h"
 
 namespace rankwise {
 namespace {
@@ -106,26 +107,16 @@ TEST(CausalLm, AStoreGivesTheWeightsThatQuantisingAtStartGives) {
   EXPECT_EQ(testing::max_abs_difference(stored.logits(batch), at_start.logits(batch)), 0.0);
 }
 
-template <class Body>
-std::string format_error(const Body& body) {
-  try {
-    body();
-  } catch (const FormatError& error) {
-    return error.what();
-  }
-  return "";
-}
-
 TEST(CausalLm, NamesTheTensorThatIsMissingOrIllShaped) {
   const ModelConfig untied = tiny_config();
   const ModelConfig tied = tiny_config({{"tie_word_embeddings", true}});
   const ModelConfig wider = tiny_config({{"intermediate_size", 32}});
-  EXPECT_NE(format_error([&] {
+  EXPECT_NE(testing::error_of<FormatError>([&] {
               TrainingRig(untied, *make_random_weights(tied, 1), {});
             }).find("lm_head.weight"),
             std::string::npos);
-  const std::string message =
-      format_error([&] { TrainingRig(untied, *make_random_weights(wider, 1), {}); });
+  const std::string message = testing::error_of<FormatError>(
+      [&] { TrainingRig(untied, *make_random_weights(wider, 1), {}); });
   EXPECT_NE(message.find("model.layers.0.mlp.gate_proj.weight has shape (32, 16)"),
             std::string::npos)
       << message;

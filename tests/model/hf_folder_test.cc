@@ -14,7 +14,7 @@
 #include "runtime/io/atomic_file.h"
 #include "tests/model/tiny_config.h"
 #include "tests/support/golden.h"
-#include "tests/support/program.h"
+#include "tests/support/scratch_folder.h"
 
 namespace rankwise {
 namespace {

@@ -10,7 +10,7 @@
 #include "model/hf_folder.h"
 #include "runtime/errors.h"
 #include "tests/model/tiny_config.h"
-#include "tests/support/program.h"
+#include "tests/support/scratch_folder.h"
 
 namespace rankwise {
 namespace {

@@ -7,18 +7,10 @@
 #include <stdexcept>
 
 #include "tests/parallel/communicator_contract.h"
+#include "tests/support/error_of.h"
 
 namespace rankwise {
 namespace {
-
-std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return "";
-}
 
 TEST(SingleCommunicator, KeepsTheContract) {
   const auto alone = make_single_communicator();
@@ -77,13 +69,14 @@ TEST(ThreadCommunicator, FailureOfOneRankFailsTheWaitingOnes) {
     if (c.rank() == 1) throw std::runtime_error("rank 1 lost its data");
     Stream stream;
     std::vector<float> value(1);
-    const std::string message = message_of([&] {
+    const std::string message = testing::error_of<std::exception>([&] {
       c.all_reduce(testing::view_of(value), ReduceOp::kSum, "gradient bucket 3", stream);
     });
     EXPECT_EQ(message.rfind("gradient bucket 3: rank 1 ", 0), 0u) << message;
     ++informed;
   };
-  EXPECT_EQ(message_of([&] { run_ranks_as_threads(3, body); }), "rank 1 lost its data");
+  EXPECT_EQ(testing::error_of<std::exception>([&] { run_ranks_as_threads(3, body); }),
+            "rank 1 lost its data");
   EXPECT_EQ(informed, 2);
 }
 
@@ -94,20 +87,22 @@ TEST(ThreadCommunicator, FailureReachesRanksWaitingInAnotherPart) {
     if (c.rank() == 2) part->barrier("pair barrier");
     c.barrier("world barrier");
   };
-  EXPECT_EQ(message_of([&] { run_ranks_as_threads(4, body); }), "no memory");
+  EXPECT_EQ(testing::error_of<std::exception>([&] { run_ranks_as_threads(4, body); }), "no memory");
 }
 
 TEST(ThreadCommunicator, RankThatLeavesEarlyFailsTheOthers) {
   const auto body = [](Communicator& c) {
     if (c.rank() == 0) c.barrier("end of epoch");
   };
-  const std::string message = message_of([&] { run_ranks_as_threads(2, body); });
+  const std::string message =
+      testing::error_of<std::exception>([&] { run_ranks_as_threads(2, body); });
   EXPECT_EQ(message.rfind("end of epoch: rank 1 has left (rank 0, host ", 0), 0u) << message;
 }
 
 TEST(ThreadCommunicator, DifferentOperationsAreNamed) {
   const auto body = [](Communicator& c) { c.barrier(c.rank() == 0 ? "save" : "load"); };
-  const std::string message = message_of([&] { run_ranks_as_threads(2, body); });
+  const std::string message =
+      testing::error_of<std::exception>([&] { run_ranks_as_threads(2, body); });
   EXPECT_NE(message.find("save"), std::string::npos);
   EXPECT_NE(message.find("load"), std::string::npos);
 }

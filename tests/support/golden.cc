@@ -31,7 +31,8 @@ double max_abs_difference(const Tensor& a, const Tensor& b) {
   RW_ASSERT(a.numel() == b.numel(), "{} {}", a.numel(), b.numel());
   double worst = 0.0;
   for (int64_t i = 0; i < a.numel(); ++i) {
-    const double difference = std::abs(static_cast<double>(a.data<float>()[i]) - b.data<float>()[i]);
+    const double difference =
+        std::abs(static_cast<double>(a.data<float>()[i]) - b.data<float>()[i]);
     if (!(difference <= worst)) worst = difference;  // NaN is kept
   }
   return worst;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Golden material (../shared, or RANKWISE_SHARED): models, data and expected values for parity tests.
+// Golden material (../shared, or RANKWISE_SHARED): models, data and expected values for parity
+// tests.
 #pragma once
 
 #include <string>
@@ -24,8 +25,8 @@ double relative_l2(const Tensor& actual, const Tensor& expected);
 
 }  // namespace rankwise::testing
 
-#define RW_REQUIRE_SHARED()                                                              \
-  do {                                                                                   \
-    if (::rankwise::testing::shared_folder().empty())                                    \
-      GTEST_SKIP() << "no golden material: set RANKWISE_SHARED or put it in ../shared";  \
+#define RW_REQUIRE_SHARED()                                                             \
+  do {                                                                                  \
+    if (::rankwise::testing::shared_folder().empty())                                   \
+      GTEST_SKIP() << "no golden material: set RANKWISE_SHARED or put it in ../shared"; \
   } while (false)

@@ -6,17 +6,15 @@
 #include <unistd.h>
 
 #include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <stdexcept>
 
 #include "runtime/io/json.h"
+#include "tests/support/scratch_folder.h"
 
 namespace rankwise::testing {
 namespace {
-
-namespace fs = std::filesystem;
 
 std::string slurp(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
@@ -33,24 +31,6 @@ void redirect(const std::string& path, int descriptor) {
 
 }  // namespace
 
-ScratchFolder::ScratchFolder() {
-  std::string pattern = (fs::temp_directory_path() / "rankwise-test-XXXXXX").string();
-  if (mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp " + pattern);
-  path_ = pattern;
-}
-
-ScratchFolder::~ScratchFolder() {
-  std::error_code ignored;
-  fs::remove_all(path_, ignored);
-}
-
-std::string ScratchFolder::write(const std::string& name, const std::string& content) const {
-  const std::string target = file(name);
-  fs::create_directories(fs::path(target).parent_path());
-  std::ofstream(target, std::ios::binary) << content;
-  return target;
-}
-
 ProgramResult run_program(const std::vector<std::string>& arguments,
                           const std::map<std::string, std::string>& environment) {
   const ScratchFolder folder;
@@ -61,7 +41,8 @@ ProgramResult run_program(const std::vector<std::string>& arguments,
     redirect("/dev/null", STDIN_FILENO);
     for (const auto& [name, value] : environment) setenv(name.c_str(), value.c_str(), 1);
     std::vector<char*> argv;
-    for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+    for (const std::string& argument : arguments)
+      argv.push_back(const_cast<char*>(argument.c_str()));
     argv.push_back(nullptr);
     execvp(argv[0], argv.data());
     _exit(127);
@@ -80,7 +61,7 @@ ProgramResult run_rankwise(std::vector<std::string> arguments, int ranks) {
   if (binary == nullptr) throw std::runtime_error("RANKWISE_BINARY is not set");
   arguments.insert(arguments.begin(), binary);
   if (ranks > 1) {
-    const std::vector<std::string> launcher = {"mpirun", "--oversubscribe", "--bind-to", "none",
+    const std::vector<std::string> launcher = {"mpirun", "--oversubscribe",    "--bind-to", "none",
                                                "-np",    std::to_string(ranks)};
     arguments.insert(arguments.begin(), launcher.begin(), launcher.end());
   }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Running programs from tests: the rankwise binary, alone or under mpirun, in a scratch folder.
+// Running programs from tests: the rankwise binary, alone or under mpirun.
 #pragma once
 
 #include <map>
@@ -7,23 +7,6 @@
 #include <vector>
 
 namespace rankwise::testing {
-
-// A fresh folder under the system's temporary folder, removed at the end.
-class ScratchFolder {
- public:
-  ScratchFolder();
-  ~ScratchFolder();
-  ScratchFolder(const ScratchFolder&) = delete;
-  ScratchFolder& operator=(const ScratchFolder&) = delete;
-
-  const std::string& path() const { return path_; }
-  std::string file(const std::string& name) const { return path_ + "/" + name; }
-  // Writes a file (parents are made) and returns its path.
-  std::string write(const std::string& name, const std::string& content) const;
-
- private:
-  std::string path_;
-};
 
 struct ProgramResult {
   int exit_code = -1;  // 128 + signal when killed

@@ -28,7 +28,8 @@ size_t end_of_literal(const std::string& text, size_t at) {
   if (text.compare(at, 2, "R\"") == 0 && (at == 0 || !is_identifier(text[at - 1]))) {
     const size_t open = text.find('(', at);
     if (open == std::string::npos) return at;
-    const std::string closing = ")" + text.substr(at + 2, open - at - 2) + "\"";
+    std::string closing(1, ')');
+    closing.append(text, at + 2, open - at - 2).append(1, '"');
     const size_t close = text.find(closing, open);
     return close == std::string::npos ? text.size() : close + closing.size();
   }
@@ -49,22 +50,6 @@ size_t end_of_literal(const std::string& text, size_t at) {
 void blank(std::string& text, size_t begin, size_t end) {
   for (size_t i = begin; i < end; ++i) {
     if (text[i] != '\n') text[i] = ' ';
-  }
-}
-
-// Preprocessor lines, with their continuations.
-void blank_directives(std::string& text) {
-  size_t at = 0;
-  bool inside = false;
-  while (at < text.size()) {
-    const size_t end = std::min(text.find('\n', at), text.size());
-    size_t first = at;
-    while (first < end && is_blank(text[first])) ++first;
-    inside = inside || (first < end && text[first] == '#');
-    const bool continued = end > at && text[end - 1] == '\\';
-    if (inside) blank(text, at, end);
-    inside = inside && continued;
-    at = end + 1;
   }
 }
 
@@ -255,6 +240,22 @@ std::string without_comments(const std::string& text, bool keep_strings) {
   return out;
 }
 
+std::string without_directives(std::string text) {
+  size_t at = 0;
+  bool inside = false;
+  while (at < text.size()) {
+    const size_t end = std::min(text.find('\n', at), text.size());
+    size_t first = at;
+    while (first < end && is_blank(text[first])) ++first;
+    inside = inside || (first < end && text[first] == '#');
+    const bool continued = end > at && text[end - 1] == '\\';
+    if (inside) blank(text, at, end);
+    inside = inside && continued;
+    at = end + 1;
+  }
+  return text;
+}
+
 std::vector<std::string> split_lines(const std::string& text) {
   std::vector<std::string> lines;
   std::istringstream stream(text);
@@ -284,8 +285,7 @@ std::vector<Include> includes_of(const SourceFile& file) {
 }
 
 std::vector<Function> functions_of(const SourceFile& file) {
-  std::string code = without_comments(file.text, false);
-  blank_directives(code);
+  const std::string code = without_directives(without_comments(file.text, false));
   return FunctionScanner(code).scan();
 }
 

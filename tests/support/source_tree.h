@@ -19,6 +19,9 @@ std::vector<SourceFile> read_source_tree(const std::string& root);
 // does too. Line breaks stay, so that line numbers hold.
 std::string without_comments(const std::string& text, bool keep_strings);
 
+// Preprocessor lines, with their continuations, become blanks.
+std::string without_directives(std::string text);
+
 std::vector<std::string> split_lines(const std::string& text);
 
 struct Include {

@@ -53,6 +53,15 @@ class Bench {
   ForwardContext context;
 };
 
+double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  EXPECT_EQ(a.size(), b.size());
+  double largest = 0.0;
+  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+    largest = std::max<double>(largest, std::abs(a[i] - b[i]));
+  }
+  return largest;
+}
+
 TEST(LoraAdapter, ForwardAndBackwardEqualAWorkedExample) {
   // W = [[1, 2], [3, 4]], A = [[1, -1]], B = [[2], [0]], alpha 4, x = (1, 3).
   Bench bench(2, 2, {.rank = 1, .alpha = 4.0});
@@ -130,14 +139,17 @@ TEST(LoraAdapter, DropoutMasksDependOnTheTokensPlaceOnly) {
   const std::vector<float> whole = bench.output(x);
   bench.context.first_token = 4;
   const std::vector<float> tail = bench.output(x.rows(4, 6));
-  EXPECT_EQ(tail, std::vector<float>(whole.end() - 8, whole.end()));
+  // Products of other sizes may round differently; another mask changes far more than that.
+  constexpr double kRounding = 1e-5;
+  const std::vector<float> end_of_whole(whole.end() - 8, whole.end());
+  EXPECT_LT(largest_difference(tail, end_of_whole), kRounding);
   bench.context.first_token = 0;
-  EXPECT_NE(bench.output(x.rows(4, 6)), tail);
+  EXPECT_GT(largest_difference(bench.output(x.rows(4, 6)), tail), 100 * kRounding);
   bench.context.step = 4;
-  EXPECT_NE(bench.output(x), whole);
+  EXPECT_GT(largest_difference(bench.output(x), whole), 100 * kRounding);
   bench.context.training = false;
   const std::vector<float> plain = bench.output(x);
-  EXPECT_EQ(plain.front(), plain.back());  // equal inputs, nothing dropped
+  EXPECT_NEAR(plain.front(), plain.back(), kRounding);  // equal inputs, nothing dropped
 }
 
 // The loss sum(y * weights) is linear in x, A and B each, so that differences are exact up to

@@ -7,6 +7,7 @@
 #include "model/adapters/peft_folder.h"
 #include "runtime/errors.h"
 #include "runtime/io/atomic_file.h"
+#include "tests/support/error_of.h"
 #include "tests/support/golden.h"
 
 namespace rankwise {
@@ -18,18 +19,9 @@ Json minimal(const Json& changes = Json::object()) {
   return json;
 }
 
-template <class Body>
-std::string error_of(const Body& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
 void expect_refusal(const Json& changes, const std::string& key) {
-  const std::string message = error_of([&] { parse_peft_config(minimal(changes), "here"); });
+  const std::string message =
+      testing::error_of<Error>([&] { parse_peft_config(minimal(changes), "here"); });
   EXPECT_TRUE(message.starts_with("here: " + key + ": ")) << key << ": " << message;
 }
 

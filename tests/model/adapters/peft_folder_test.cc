@@ -13,8 +13,9 @@
 #include "runtime/io/atomic_file.h"
 #include "runtime/io/safetensors.h"
 #include "runtime/rng.h"
+#include "tests/support/error_of.h"
 #include "tests/support/golden.h"
-#include "tests/support/program.h"
+#include "tests/support/scratch_folder.h"
 
 namespace rankwise {
 namespace {
@@ -67,16 +68,6 @@ PeftConfig config_of_rank(int64_t rank) {
   return config;
 }
 
-template <class Body>
-std::string error_of(const Body& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
 TEST(PeftFolder, RoundTripKeepsEveryTensorAndExtraFile) {
   const testing::ScratchFolder scratch;
   AdapterSet written(4);
@@ -111,7 +102,7 @@ TEST(PeftFolder, ReplacesAnAdapterButNothingElse) {
             0.0);
 
   scratch.write("work/notes.txt", "keep me");
-  const std::string message = error_of(
+  const std::string message = testing::error_of<Error>(
       [&] { write_peft_folder(scratch.file("work"), config_of_rank(4), adapters.list, {}); });
   EXPECT_NE(message.find("no adapter folder"), std::string::npos) << message;
   EXPECT_EQ(read_file(scratch.file("work/notes.txt")), "keep me");
@@ -125,12 +116,12 @@ TEST(PeftFolder, AFailedWriteLeavesTheFormerFolderAndNoRest) {
   const std::string before = read_file(folder + "/adapter_model.safetensors");
   adapters.randomise(3);
   // The config claims another rank than the tensors have; PEFT would refuse such a folder.
-  const std::string message =
-      error_of([&] { write_peft_folder(folder, config_of_rank(5), adapters.list, {}); });
+  const std::string message = testing::error_of<Error>(
+      [&] { write_peft_folder(folder, config_of_rank(5), adapters.list, {}); });
   EXPECT_NE(message.find("rank 5, its adapter has 4"), std::string::npos) << message;
   PeftConfig elsewhere = config_of_rank(4);
   elsewhere.target_modules = {"q_proj"};
-  EXPECT_NE(error_of([&] {
+  EXPECT_NE(testing::error_of<Error>([&] {
               write_peft_folder(folder, elsewhere, adapters.list, {});
             }).find("target_modules leaves out model.layers.0.self_attn.v_proj"),
             std::string::npos);
@@ -147,15 +138,17 @@ TEST(PeftFolder, LoadingNamesWhatDoesNotFitAndChangesNothing) {
   write_peft_folder(folder, config_of_rank(4), written.list, {});
 
   AdapterSet fewer(4, 1);
-  EXPECT_NE(error_of([&] {
+  EXPECT_NE(testing::error_of<Error>([&] {
               load_peft_weights(folder, fewer.list);
             }).find("model.layers.1.self_attn.q_proj.lora_A.weight belongs to no adapter"),
             std::string::npos);
   AdapterSet more(4, 3);
-  EXPECT_NE(error_of([&] { load_peft_weights(folder, more.list); }).find("model.layers.2"),
+  EXPECT_NE(testing::error_of<Error>([&] {
+              load_peft_weights(folder, more.list);
+            }).find("model.layers.2"),
             std::string::npos);
   AdapterSet wider(5);
-  EXPECT_NE(error_of([&] {
+  EXPECT_NE(testing::error_of<Error>([&] {
               load_peft_weights(folder, wider.list);
             }).find("has shape (4, 4), the adapter needs (4, 5)"),
             std::string::npos);

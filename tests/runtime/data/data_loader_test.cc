@@ -10,12 +10,14 @@
 
 #include "runtime/errors.h"
 #include "runtime/rng.h"
-#include "tests/runtime/data/data_folder.h"
+#include "tests/runtime/data/documents.h"
+#include "tests/support/error_of.h"
 
 namespace rankwise {
 namespace {
 
-using testing::message_of;
+using testing::documents;
+using testing::error_of;
 using Ids = std::vector<int32_t>;
 
 // Sample i holds the id i, one to `longest` times.
@@ -27,17 +29,6 @@ std::shared_ptr<const Dataset> numbered_dataset(int32_t count, uint64_t longest)
     dataset->samples.push_back({Ids(length, i), Ids(length, i)});
   }
   return dataset;
-}
-
-// One id per document, in order.
-Ids documents(const std::vector<MicroBatch>& batches) {
-  Ids out;
-  for (const MicroBatch& batch : batches) {
-    for (size_t d = 0; d + 1 < batch.document_offsets.size(); ++d) {
-      out.push_back(batch.input_ids[static_cast<size_t>(batch.document_offsets[d])]);
-    }
-  }
-  return out;
 }
 
 Ids epoch_documents(DataLoader& loader, int64_t steps) {
@@ -251,16 +242,16 @@ TEST(DataLoader, BatchThatRanksDoNotDivideNamesKeysAndValues) {
   options.micro_batch = 2;
   options.shard_count = 4;
   const auto dataset = numbered_dataset(4, 1);
-  RW_EXPECT_CONTAINS(
-      message_of<ConfigError>([&] { DataLoader(dataset, options); }),
+  RW_EXPECT_HAS(
+      error_of<ConfigError>([&] { DataLoader(dataset, options); }),
       "train.global_batch 12 is not a multiple of train.micro_batch 2 times 4 data ranks");
   options.shard_count = 5;
   EXPECT_THROW(DataLoader(dataset, options), ConfigError);
   options.shard_count = 6;
   EXPECT_NO_THROW(DataLoader(dataset, options));
   options.micro_batch = 0;
-  RW_EXPECT_CONTAINS(message_of<ConfigError>([&] { DataLoader(dataset, options); }),
-                     "train.micro_batch 0");
+  RW_EXPECT_HAS(error_of<ConfigError>([&] { DataLoader(dataset, options); }),
+                "train.micro_batch 0");
 }
 
 TEST(DataLoader, EmptyDatasetIsRefused) {

@@ -8,14 +8,15 @@
 #include <string>
 
 #include "runtime/errors.h"
-#include "tests/runtime/data/data_folder.h"
+#include "tests/support/error_of.h"
 #include "tests/support/golden.h"
+#include "tests/support/scratch_folder.h"
 
 namespace rankwise {
 namespace {
 
-using testing::DataFolder;
-using testing::message_of;
+using testing::error_of;
+using testing::ScratchFolder;
 using testing::shared_folder;
 using Ids = std::vector<int32_t>;
 
@@ -34,7 +35,7 @@ Ids masked(size_t count) { return Ids(count, kIgnoredLabel); }
 
 Dataset load(const std::string& content, RecordFormat format, const DatasetOptions& options = {},
              double weight = 1.0, const std::string& name = "data.jsonl") {
-  const DataFolder folder;
+  const ScratchFolder folder;
   return load_dataset({{folder.write(name, content), format, weight}}, make_byte_tokenizer().get(),
                       options);
 }
@@ -92,7 +93,7 @@ TEST(Dataset, BeginningOfTextIsLeftOutWhenTheTokenizerAddsNone) {
       {{"tokenizer_config.json",
         R"({"tokenizer_class": "RankwiseByteTokenizer", "add_bos_token": false})"}},
       "memory");
-  const DataFolder folder;
+  const ScratchFolder folder;
   const std::string path = folder.write("a.jsonl", R"({"text": "a"})");
   const Dataset dataset = load_dataset({{path, RecordFormat::kText}}, tokenizer.get(), {});
   EXPECT_EQ(dataset.samples[0].input_ids, joined({byte_ids("a"), {kEos}}));
@@ -136,7 +137,7 @@ TEST(Dataset, PlainTextDocumentsAreSeparatedByBlankLines) {
 }
 
 TEST(Dataset, TokensAreTakenAsTheyAreWithoutATokenizer) {
-  const DataFolder folder;
+  const ScratchFolder folder;
   const std::string path =
       folder.write("a.jsonl", R"({"input_ids": [5, 0, 6], "labels": [-100, 0, 6]})");
   const Dataset dataset = load_dataset({{path, RecordFormat::kTokens}}, nullptr, {});
@@ -171,7 +172,7 @@ TEST(Dataset, OrderHoldsOverManyRecordsAndThreads) {
 }
 
 TEST(Dataset, SourcesFollowEachOtherInOrder) {
-  const DataFolder folder;
+  const ScratchFolder folder;
   const std::vector<DataSource> sources = {
       {folder.write("b.jsonl", token_rows(2, 3)), RecordFormat::kTokens},
       {folder.write("a.jsonl", R"({"prompt": "p", "completion": "c"})")}};
@@ -228,14 +229,14 @@ TEST_F(LongSample, SplitMakesDocumentsAndDropsPiecesThatTrainNothing) {
 }
 
 TEST_F(LongSample, UnsetNamesRowLengthKeyAndChoices) {
-  const std::string message = message_of<DataError>([] { load_long(LongSamples::kUnset); });
-  RW_EXPECT_CONTAINS(message, "data.jsonl:2: 5 tokens are more than data.seq_len 2");
-  RW_EXPECT_CONTAINS(message, "set data.long_samples to drop, truncate, split or error");
+  const std::string message = error_of<DataError>([] { load_long(LongSamples::kUnset); });
+  RW_EXPECT_HAS(message, "data.jsonl:2: 5 tokens are more than data.seq_len 2");
+  RW_EXPECT_HAS(message, "set data.long_samples to drop, truncate, split or error");
 }
 
 TEST_F(LongSample, ErrorNamesRowAndLength) {
-  const std::string message = message_of<DataError>([] { load_long(LongSamples::kError); });
-  RW_EXPECT_CONTAINS(message, "data.jsonl:2: 5 tokens are more than data.seq_len 2");
+  const std::string message = error_of<DataError>([] { load_long(LongSamples::kError); });
+  RW_EXPECT_HAS(message, "data.jsonl:2: 5 tokens are more than data.seq_len 2");
 }
 
 TEST_F(LongSample, ExactlySeqLenIsNotLong) {

@@ -3,9 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/runtime/data/documents.h"
+
 namespace rankwise {
 namespace {
 
+using testing::documents;
 using Ids = std::vector<int32_t>;
 
 // Sample i: the id i twice.
@@ -13,16 +16,6 @@ Dataset numbered_dataset(int32_t count) {
   Dataset dataset;
   for (int32_t i = 0; i < count; ++i) dataset.samples.push_back({{i, i}, {i, i}});
   return dataset;
-}
-
-Ids documents(const std::vector<MicroBatch>& batches) {
-  Ids out;
-  for (const MicroBatch& batch : batches) {
-    for (size_t d = 0; d + 1 < batch.document_offsets.size(); ++d) {
-      out.push_back(batch.input_ids[static_cast<size_t>(batch.document_offsets[d])]);
-    }
-  }
-  return out;
 }
 
 Ids documents_of_all_shards(const Dataset& dataset, EvalOptions options, int shards) {

@@ -7,17 +7,18 @@
 #include <vector>
 
 #include "runtime/errors.h"
-#include "tests/runtime/data/data_folder.h"
+#include "tests/support/error_of.h"
+#include "tests/support/scratch_folder.h"
 
 namespace rankwise {
 namespace {
 
-using testing::DataFolder;
-using testing::message_of;
+using testing::error_of;
+using testing::ScratchFolder;
 using Records = std::vector<std::pair<int64_t, std::string>>;
 
 Records records_of(std::string_view content, bool plain_text = false) {
-  const DataFolder folder;
+  const ScratchFolder folder;
   RecordReader reader(folder.write("data", content), plain_text);
   Records out;
   for (Record record; reader.next(record);) out.emplace_back(record.row, record.text);
@@ -25,7 +26,7 @@ Records records_of(std::string_view content, bool plain_text = false) {
 }
 
 std::string refusal(std::string_view content) {
-  return message_of<DataError>([&] { records_of(content); });
+  return error_of<DataError>([&] { records_of(content); });
 }
 
 TEST(RecordReader, JsonLinesKeepTheirLineNumbers) {
@@ -51,12 +52,12 @@ TEST(RecordReader, EmptyFilesAndArraysHaveNoRecords) {
 }
 
 TEST(RecordReader, BrokenArraysAreRefusedWithTheElement) {
-  RW_EXPECT_CONTAINS(refusal("[{}, {\"a\": \"x"), "data:2: the file ends inside");
-  RW_EXPECT_CONTAINS(refusal("["), "data:1: the file ends inside");
-  RW_EXPECT_CONTAINS(refusal("[{},"), "data:2: the file ends inside");
-  RW_EXPECT_CONTAINS(refusal("[{},]"), "data:2: a JSON value is missing");
-  RW_EXPECT_CONTAINS(refusal("[,{}]"), "data:1: a JSON value is missing");
-  RW_EXPECT_CONTAINS(refusal("[{}]\n\n{}"), "line 3: text after the end");
+  RW_EXPECT_HAS(refusal("[{}, {\"a\": \"x"), "data:2: the file ends inside");
+  RW_EXPECT_HAS(refusal("["), "data:1: the file ends inside");
+  RW_EXPECT_HAS(refusal("[{},"), "data:2: the file ends inside");
+  RW_EXPECT_HAS(refusal("[{},]"), "data:2: a JSON value is missing");
+  RW_EXPECT_HAS(refusal("[,{}]"), "data:1: a JSON value is missing");
+  RW_EXPECT_HAS(refusal("[{}]\n\n{}"), "line 3: text after the end");
 }
 
 TEST(RecordReader, ParagraphsAreSeparatedByBlankLines) {
@@ -77,24 +78,23 @@ TEST(RecordReader, RecordsLongerThanAnyBufferAreWhole) {
 }
 
 TEST(RecordReader, RecordsAboveTheLimitAreRefusedWithTheirRow) {
-  const DataFolder folder;
+  const ScratchFolder folder;
   for (const char* content : {"abc\n\nabcd", "[123,4567]"}) {
     const std::string path = folder.write("data", content);
-    RW_EXPECT_CONTAINS(message_of<DataError>([&] {
-                         RecordReader reader(path, false, 3);
-                         for (Record record; reader.next(record);) {
-                         }
-                       }),
-                       "the record is longer than 3 bytes");
+    RW_EXPECT_HAS(error_of<DataError>([&] {
+                    RecordReader reader(path, false, 3);
+                    for (Record record; reader.next(record);) {
+                    }
+                  }),
+                  "the record is longer than 3 bytes");
   }
 }
 
 TEST(RecordReader, MissingFilesAndFoldersAreNamed) {
-  const DataFolder folder;
-  RW_EXPECT_CONTAINS(message_of<DataError>([&] { RecordReader(folder.path() + "/absent", false); }),
-                     "absent: cannot be opened: No such file");
-  RW_EXPECT_CONTAINS(message_of<DataError>([&] { RecordReader(folder.path(), false); }),
-                     "is a folder");
+  const ScratchFolder folder;
+  RW_EXPECT_HAS(error_of<DataError>([&] { RecordReader(folder.path() + "/absent", false); }),
+                "absent: cannot be opened: No such file");
+  RW_EXPECT_HAS(error_of<DataError>([&] { RecordReader(folder.path(), false); }), "is a folder");
 }
 
 }  // namespace

@@ -8,14 +8,15 @@
 #include "runtime/errors.h"
 #include "runtime/io/atomic_file.h"
 #include "runtime/io/json.h"
-#include "tests/runtime/data/data_folder.h"
+#include "tests/support/error_of.h"
 #include "tests/support/golden.h"
+#include "tests/support/scratch_folder.h"
 
 namespace rankwise {
 namespace {
 
-using testing::DataFolder;
-using testing::message_of;
+using testing::error_of;
+using testing::ScratchFolder;
 using testing::shared_folder;
 
 // tokenizer.model of the small Llama with a tokenizer_config.json of the test's choice.
@@ -117,7 +118,7 @@ TEST(SentencepieceTokenizer, FilesTravelByteForByte) {
 TEST(SentencepieceTokenizer, WrongConfigIsRefusedByFileAndKey) {
   RW_REQUIRE_SHARED();
   const auto message = [](const std::string& config) {
-    return message_of<FormatError>(
+    return error_of<FormatError>(
         [&] { load_tokenizer_from_files(stories_files(config), "folder"); });
   };
   for (const auto& [config, key] : std::vector<std::pair<const char*, const char*>>{
@@ -129,18 +130,18 @@ TEST(SentencepieceTokenizer, WrongConfigIsRefusedByFileAndKey) {
            {R"({"added_tokens_decoder": {"99999999999": {"content": "y"}}})", "99999999999"},
            {R"([1])", "object"},
            {R"({"bos_token": )", "tokenizer_config.json"}}) {
-    RW_EXPECT_CONTAINS(message(config), "folder/tokenizer_config.json");
-    RW_EXPECT_CONTAINS(message(config), key);
+    RW_EXPECT_HAS(message(config), "folder/tokenizer_config.json");
+    RW_EXPECT_HAS(message(config), key);
   }
 }
 
 TEST(Tokenizer, ModelFilesThatAreNoSentencepieceModelAreRefused) {
   // The last one is how Llama-3 names a file of quite another format.
   for (const char* content : {"", "garbage", "IQ== 0\nIg== 1\nIw== 2\n"}) {
-    const std::string message = message_of<FormatError>([&] {
+    const std::string message = error_of<FormatError>([&] {
       load_tokenizer_from_files({{"tokenizer.model", content}}, "folder");
     });
-    RW_EXPECT_CONTAINS(message, "folder/tokenizer.model");
+    RW_EXPECT_HAS(message, "folder/tokenizer.model");
   }
 }
 
@@ -155,15 +156,15 @@ TEST(Tokenizer, TruncatedSentencepieceModelIsRefused) {
 }
 
 TEST(Tokenizer, FolderWithoutTokenizerSaysWhatWasLookedFor) {
-  const DataFolder folder;
+  const ScratchFolder folder;
   const auto message = [&] {
-    return message_of<FormatError>([&] { load_tokenizer(folder.path()); });
+    return error_of<FormatError>([&] { load_tokenizer(folder.path()); });
   };
-  RW_EXPECT_CONTAINS(message(), folder.path());
-  RW_EXPECT_CONTAINS(message(), "tokenizer.model");
-  RW_EXPECT_CONTAINS(message(), "RankwiseByteTokenizer");
+  RW_EXPECT_HAS(message(), folder.path());
+  RW_EXPECT_HAS(message(), "tokenizer.model");
+  RW_EXPECT_HAS(message(), "RankwiseByteTokenizer");
   folder.write("tokenizer.json", "{}");
-  RW_EXPECT_CONTAINS(message(), "tokenizer.json is there");
+  RW_EXPECT_HAS(message(), "tokenizer.json is there");
 }
 
 TEST(ByteTokenizer, EveryByteHasItsOwnIdBehindTheSpecialOnes) {
@@ -190,7 +191,7 @@ TEST(ByteTokenizer, DecodeInvertsEncodeAndLeavesOutSpecialIds) {
 }
 
 TEST(ByteTokenizer, ItsConfigLoadsFromAFolderAndTravels) {
-  const DataFolder folder;
+  const ScratchFolder folder;
   folder.write("tokenizer_config.json", byte_tokenizer_config());
   const auto tokenizer = load_tokenizer(folder.path());
   EXPECT_EQ(tokenizer->vocab_size(), 259);

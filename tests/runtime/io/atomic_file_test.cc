@@ -9,7 +9,7 @@
 
 #include "runtime/errors.h"
 #include "tests/support/error_of.h"
-#include "tests/support/program.h"
+#include "tests/support/scratch_folder.h"
 
 namespace rankwise {
 namespace {

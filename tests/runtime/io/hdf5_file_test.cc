@@ -10,7 +10,7 @@
 
 #include "runtime/io/atomic_file.h"
 #include "tests/support/error_of.h"
-#include "tests/support/program.h"
+#include "tests/support/scratch_folder.h"
 
 namespace rankwise {
 namespace {

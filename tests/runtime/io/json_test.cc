@@ -5,7 +5,7 @@
 
 #include "runtime/errors.h"
 #include "tests/support/error_of.h"
-#include "tests/support/program.h"
+#include "tests/support/scratch_folder.h"
 
 namespace rankwise {
 namespace {
@@ -49,6 +49,12 @@ TEST(Json, SyntaxErrorsGiveByteAndReasonInOneLine) {
     EXPECT_EQ(message.find('\n'), std::string::npos) << message;
   }
   EXPECT_LT(refusal("\"" + std::string(1'000'000, 'a')).size(), 300u);
+}
+
+TEST(Json, NulIsNotTheEndOfTheText) {
+  using namespace std::string_view_literals;
+  RW_EXPECT_HAS(refusal("{}\0{}"sv), "x.json: byte 3: a NUL byte");
+  RW_EXPECT_HAS(refusal("\0"sv), "x.json: byte 1: a NUL byte");
 }
 
 TEST(Json, SizeIsLimited) {

@@ -10,7 +10,7 @@
 #include "runtime/io/hdf5_file.h"
 #include "runtime/rng.h"
 #include "tests/support/error_of.h"
-#include "tests/support/program.h"
+#include "tests/support/scratch_folder.h"
 
 namespace rankwise {
 namespace {
@@ -169,19 +169,30 @@ TEST_F(QuantizedStore, UnknownVersionsAreRefused) {
                 "store of version 2; this program reads version 1");
 }
 
-TEST_F(QuantizedStore, ShapesThatDoNotFitTheCodesAreRefused) {
-  Hdf5File file(path_, Hdf5File::Mode::kCreate);
-  file.write_attribute("/", "format", std::string("rankwise-quantized-store"));
-  file.write_attribute("/", "version", int64_t{1});
-  file.write_bytes("/tensors/w.codes", "abcd");
-  file.write_attribute("/tensors/w.codes", "scheme", std::string("nf4"));
-  file.write_attribute("/tensors/w.codes", "source_dtype", std::string("F32"));
-  file.write_attribute("/tensors/w.codes", "rows", int64_t{1} << 40);
-  file.write_attribute("/tensors/w.codes", "columns", int64_t{1} << 40);
-  file.write_attribute("/tensors/w.codes", "block_size", int64_t{64});
-  file.close();
-  RW_EXPECT_HAS(error_of<FormatError>([&] { open_weights(path_); }),
+TEST_F(QuantizedStore, ShapesAndBlocksThatDoNotFitTheCodesAreRefused) {
+  const auto refusal = [&](int64_t rows, int64_t columns, int64_t block_size) {
+    Hdf5File file(path_, Hdf5File::Mode::kCreate);
+    file.write_attribute("/", "format", std::string("rankwise-quantized-store"));
+    file.write_attribute("/", "version", int64_t{1});
+    file.write_bytes("/tensors/w.codes", "abcd");
+    file.write_attribute("/tensors/w.codes", "scheme", std::string("nf4"));
+    file.write_attribute("/tensors/w.codes", "source_dtype", std::string("F32"));
+    file.write_attribute("/tensors/w.codes", "nested_offset", 0.0);
+    file.write_attribute("/tensors/w.codes", "rows", rows);
+    file.write_attribute("/tensors/w.codes", "columns", columns);
+    file.write_attribute("/tensors/w.codes", "block_size", block_size);
+    file.close();
+    return error_of<FormatError>([&] { open_weights(path_); });
+  };
+  RW_EXPECT_HAS(refusal(int64_t{1} << 40, int64_t{1} << 40, 64),
                 "tensor 'w': shape (1099511627776, 1099511627776) in blocks of 64 does not fit");
+  RW_EXPECT_HAS(refusal(1, 9, 64), "shape (1, 9) in blocks of 64 does not fit 4 bytes of codes");
+  RW_EXPECT_HAS(refusal(1, INT64_MAX, 64), "does not fit");
+  RW_EXPECT_HAS(refusal(-2, -4, 64), "does not fit");
+  for (const int64_t block_size :
+       {int64_t{-64}, int64_t{0}, int64_t{7}, int64_t{8192}, INT64_MAX}) {
+    RW_EXPECT_HAS(refusal(2, 4, block_size), fmt::format("in blocks of {} does not", block_size));
+  }
 }
 
 TEST_F(QuantizedStore, WithoutCommitNothingIsLeft) {

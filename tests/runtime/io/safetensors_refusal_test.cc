@@ -7,7 +7,7 @@
 #include "runtime/io/safetensors.h"
 #include "tests/runtime/io/safetensors_bytes.h"
 #include "tests/support/error_of.h"
-#include "tests/support/program.h"
+#include "tests/support/scratch_folder.h"
 
 namespace rankwise {
 namespace {
@@ -55,6 +55,7 @@ std::vector<Case> header_cases() {
       {"Array", safetensors_bytes("[]"), "not a JSON object"},
       {"ByteOrderMark", safetensors_bytes("\xef\xbb\xbf{}"), "not a JSON object"},
       {"LeadingNul", safetensors_bytes(std::string("\0{}", 3)), "not a JSON object"},
+      {"NulBehindTheObject", safetensors_bytes(std::string("{}\0", 3)), "byte 3: a NUL byte"},
       {"InvalidUtf8", safetensors_bytes("{\"\xff\":{}}"), "byte 3"},
       {"OverlongUtf8", safetensors_bytes("{\"\xc0\x80\":{}}"), "byte 3"},
       {"BrokenJson", safetensors_bytes("{\"a\":}"), "syntax error"},

@@ -10,7 +10,7 @@
 #include "tests/runtime/io/safetensors_bytes.h"
 #include "tests/support/error_of.h"
 #include "tests/support/golden.h"
-#include "tests/support/program.h"
+#include "tests/support/scratch_folder.h"
 
 namespace rankwise {
 namespace {

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+// The main job on real material, by the program itself: a pretrained Llama, real data, golden losses.
+#include <gtest/gtest.h>
+
+#include <span>
+
+
+#include "launch/config/train_config.h"
+#include "tests/support/golden.h"
+#include "tests/support/program.h"
+#include "tests/support/scratch_folder.h"
+
+namespace rankwise::testing {
+namespace {
+
+std::string golden_folder() { return shared_folder() + "/golden/stories260k"; }
+
+// The (..., T) pair of id tensors `ids` and `labels` as `tokens` records, one a row.
+std::string token_rows(const SafetensorsFile& file, const std::string& ids_name,
+                       const std::string& labels_name) {
+  Arena arena;
+  const Tensor ids = load_i64(file, ids_name, arena);
+  const Tensor labels = load_i64(file, labels_name, arena);
+  const int64_t length = ids.dim(-1);
+  const auto row = [&](const Tensor& tensor, int64_t begin) {
+    return fmt::format("[{}]", fmt::join(std::span(tensor.data<int64_t>() + begin,
+                                                   static_cast<size_t>(length)),
+                                         ","));
+  };
+  std::string text;
+  for (int64_t begin = 0; begin < ids.numel(); begin += length) {
+    text += fmt::format("{{\"input_ids\": {}, \"labels\": {}}}\n", row(ids, begin),
+                        row(labels, begin));
+  }
+  return text;
+}
+
+// The golden LoRA run as a configuration: exact rows in exact order, from the golden adapter.
+std::string golden_run(const ScratchFolder& folder) {
+  const SafetensorsFile expected(golden_folder() + "/expected.safetensors");
+  folder.write("train.jsonl", token_rows(expected, "train_ids", "train_labels"));
+  folder.write("eval.jsonl", token_rows(expected, "eval_ids", "eval_labels"));
+  return folder.write("run.yaml", fmt::format(R"(
+model: {{path: {0}/models/stories260k, quant: none}}
+adapt: [{{match: all-linear, method: lora, from: {0}/golden/stories260k/lora_init}}]
+data:
+  train: [{{path: {1}/train.jsonl, format: tokens}}]
+  eval: [{{path: {1}/eval.jsonl, format: tokens}}]
+  shuffle: false
+  packing: false
+  seq_len: 160
+train: {{steps: 60, global_batch: 8, micro_batch: 4}}
+optim: {{lr: 3.0e-3, schedule: constant, warmup: 0, max_grad_norm: 1.0}}
+eval: {{every: 0, batches: 0}}
+checkpoint: {{dir: {1}/run}}
+)",
+                                              shared_folder(), folder.path()));
+}
+
+TEST(Stories260k, GoldenLoraRunHasTheReferenceLossesOnTwoRanks) {
+  RW_REQUIRE_SHARED();
+  const ScratchFolder folder;
+  const ProgramResult result = run_rankwise({"train", golden_run(folder)}, 2);
+  ASSERT_EQ(result.exit_code, 0) << result.errors;
+  const Json expected = read_json_file(golden_folder() + "/expected.json");
+  const std::vector<double> losses = read_metric(folder.file("run/metrics.jsonl"), "loss");
+  const auto golden = expected.at("lora").at("losses").get<std::vector<double>>();
+  ASSERT_EQ(losses.size(), golden.size());
+  for (size_t step = 0; step < golden.size(); ++step) {
+    EXPECT_NEAR(losses[step], golden[step], 1e-3 * golden[step]) << "step " << step;
+  }
+  const std::vector<double> eval = read_metric(folder.file("run/metrics.jsonl"), "eval_loss");
+  ASSERT_EQ(eval.size(), 1u);
+  EXPECT_NEAR(eval[0], 2.3255, 0.005);
+}
+
+TEST(Stories260k, EvaluateWritesTheReferenceLogits) {
+  RW_REQUIRE_SHARED();
+  for (const char* name : {"llama", "llama3_rope", "mistral"}) {
+    SCOPED_TRACE(name);
+    const std::string tiny = shared_folder() + "/golden/tiny/" + name;
+    const SafetensorsFile expected(tiny + "/expected.safetensors");
+    const ScratchFolder folder;
+    Arena arena;
+    folder.write("rows.jsonl", token_rows(expected, "input_ids", "labels"));
+    const std::string yaml = folder.write("run.yaml", fmt::format(R"(
+model: {{path: {0}, quant: none}}
+data:
+  train: [{{path: {1}/rows.jsonl, format: tokens}}]
+  eval: [{{path: {1}/rows.jsonl, format: tokens}}]
+  packing: false
+train: {{steps: 1, global_batch: 2, micro_batch: 2}}
+)",
+                                                                  tiny, folder.path()));
+    const ProgramResult result =
+        run_rankwise({"evaluate", yaml, "--logits", folder.file("logits.safetensors")});
+    ASSERT_EQ(result.exit_code, 0) << result.errors;
+    const Tensor golden = load_f32(expected, "logits", arena);
+    const SafetensorsFile written(folder.file("logits.safetensors"));
+    for (int64_t row = 0; row < golden.dim(0); ++row) {
+      const Tensor logits = load_f32(written, fmt::format("logits.{:06}", row), arena);
+      EXPECT_LT(max_abs_difference(logits, golden.rows(row, row + 1)), 2e-4) << "row " << row;
+    }
+    const double loss = read_json_file(tiny + "/expected.json").at("loss").get<double>();
+    EXPECT_NE(result.output.find(fmt::format("{:.4f}", loss)), std::string::npos) << result.output;
+  }
+}
+
+TEST(Stories260k, QloraOnTwoRanksLearnsToDescribeRestaurants) {
+  RW_REQUIRE_SHARED();
+  const ScratchFolder folder;
+  const std::string model = shared_folder() + "/models/stories260k";
+  const std::string data = shared_folder() + "/data/e2e";
+  const ProgramResult result = run_rankwise(
+      {"train", "configs/stories260k_e2e.yaml", "model.path=" + model,
+       "data.train.0.path=" + data + "/train.jsonl", "data.eval.0.path=" + data + "/eval.jsonl",
+       "checkpoint.dir=" + folder.file("run")},
+      2);
+  ASSERT_EQ(result.exit_code, 0) << result.errors;
+  EXPECT_NE(result.output.find("eval loss before training: 4.57"), std::string::npos)
+      << result.output;
+  const std::vector<double> eval = read_metric(folder.file("run/metrics.jsonl"), "eval_loss");
+  ASSERT_EQ(eval.size(), 3u);
+  EXPECT_LT(eval.back(), 2.0);
+
+  const ProgramResult text = run_rankwise(
+      {"generate", model, "--quant", "nf4", "--adapter", folder.file("run/adapter"), "--prompt",
+       "name : The Vaults | eat type : pub | food : Italian | area : riverside\n",
+       "--max-new-tokens", "60"});
+  ASSERT_EQ(text.exit_code, 0) << text.errors;
+  // Whichever restaurant it names, it has left the children's stories behind.
+  EXPECT_NE(text.output.find("food"), std::string::npos) << text.output;
+  EXPECT_NE(text.output.find("riverside"), std::string::npos) << text.output;
+}
+
+}  // namespace
+}  // namespace rankwise::testing
