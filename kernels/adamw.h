@@ -19,8 +19,8 @@ struct AdamWParams {
 };
 
 // p *= 1 - lr * wd; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
-// p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps). All F32, equal shapes; g is multiplied
-// by gradient_scale (the clip factor) as it is read.
+// p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps). All F32, equal shapes; g is
+// multiplied by gradient_scale (the clip factor) as it is read.
 void adamw(const Tensor& p, const Tensor& m, const Tensor& v, const Tensor& g, float gradient_scale,
            const AdamWParams& params, Stream& stream);
 

@@ -8,8 +8,8 @@
 namespace rankwise {
 
 struct AttentionParams {
-  float scale = 1.0f;      // multiplies q k^T, usually 1 / sqrt(D)
-  int64_t window = 0;      // sliding window: key j visible iff 0 <= i - j < window; 0: unlimited
+  float scale = 1.0f;         // multiplies q k^T, usually 1 / sqrt(D)
+  int64_t window = 0;         // sliding window: key j visible iff 0 <= i - j < window; 0: unlimited
   int64_t longest_query = 0;  // tokens of the longest document, sizes the scratch
   int64_t longest_key = 0;
 };

@@ -7,8 +7,8 @@
 
 namespace rankwise {
 
-// cos, sin (T, D/2) F32 of angle = positions[t] * inv_freq[j]; positions (T) I32, inv_freq (D/2) F32.
-// Computed once per micro-batch and shared by all layers.
+// cos, sin (T, D/2) F32 of angle = positions[t] * inv_freq[j]; positions (T) I32, inv_freq (D/2)
+// F32. Computed once per micro-batch and shared by all layers.
 void rope_tables(const Tensor& cos, const Tensor& sin, const Tensor& positions,
                  const Tensor& inv_freq, Stream& stream);
 

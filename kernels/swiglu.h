@@ -10,7 +10,8 @@ namespace rankwise {
 // All (T, F).
 void swiglu(const Tensor& y, const Tensor& gate, const Tensor& up, Stream& stream);
 
-// dgate = dy * up * silu'(gate), dup = dy * silu(gate). dgate may be gate and dup may be up (in place).
+// dgate = dy * up * silu'(gate), dup = dy * silu(gate). dgate may be gate and dup may be up (in
+// place).
 void swiglu_backward(const Tensor& dgate, const Tensor& dup, const Tensor& dy, const Tensor& gate,
                      const Tensor& up, Stream& stream);
 

@@ -7,8 +7,8 @@
 
 namespace rankwise {
 
-InferenceModel::InferenceModel(const ModelFiles& files, const InferenceOptions& options)
-    : alone_(make_single_communicator()), mesh_(*alone_, 1) {
+InferenceModel::InferenceModel(const ModelFiles& files, const InferenceOptions& options,
+                               const DeviceMesh& mesh) {
   ModelPlan plan;
   plan.quantize_nf4 = options.quantize_nf4;
   plan.double_quant = options.double_quant;
@@ -23,7 +23,7 @@ InferenceModel::InferenceModel(const ModelFiles& files, const InferenceOptions& 
       return std::make_unique<LoraAdapter>(site, lora, plan.seed, arena_, stream_);
     };
   }
-  model_ = std::make_unique<CausalLm>(files.config, *files.weights, plan, mesh_, arena_, stream_);
+  model_ = std::make_unique<CausalLm>(files.config, *files.weights, plan, mesh, arena_, stream_);
   if (peft) load_peft_weights(options.adapter, model_->adapters());
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// InferenceModel: a base with or without a PEFT adapter, on one rank, for verbs that do not train.
+// InferenceModel: a base with or without a PEFT adapter, for verbs that do not train.
 #pragma once
 
 #include <memory>
@@ -20,15 +20,13 @@ struct InferenceOptions {
 class InferenceModel {
  public:
   // FormatError when the adapter does not fit the base.
-  InferenceModel(const ModelFiles& files, const InferenceOptions& options);
+  InferenceModel(const ModelFiles& files, const InferenceOptions& options, const DeviceMesh& mesh);
 
   CausalLm& model() { return *model_; }
   Arena& arena() { return arena_; }
   Stream& stream() { return stream_; }
 
  private:
-  std::unique_ptr<Communicator> alone_;
-  DeviceMesh mesh_;
   Arena arena_;
   Stream stream_;
   std::unique_ptr<CausalLm> model_;

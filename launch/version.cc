@@ -7,7 +7,6 @@
 
 #include "build_info.h"
 #include "git_commit.h"
-#include "kernels/dispatch.h"
 #include "parallel/mpi_runtime.h"
 
 namespace rankwise {
@@ -57,7 +56,6 @@ Json version_json() {
   json["compiler"] = compiler();
   json["cpu_arch"] = RANKWISE_CPU_ARCH;
   json["backends"] = Json::array({"cpu"});
-  if (kHasCuda) json["backends"].push_back("cuda");
   json["libraries"] = library_versions();
   return json;
 }
@@ -70,7 +68,7 @@ std::string version_text() {
   };
   add("build", fmt::format("{}, {}, cpu kernels for {}", RANKWISE_BUILD_TYPE, compiler(),
                            RANKWISE_CPU_ARCH));
-  add("backends", kHasCuda ? "cpu, cuda" : "cpu");
+  add("backends", "cpu");
   for (const auto& [name, version] : json["libraries"].items()) {
     add(name, version.get<std::string>());
   }

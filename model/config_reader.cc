@@ -17,8 +17,9 @@ constexpr int64_t kLargest = std::numeric_limits<int32_t>::max();
 ConfigReader::ConfigReader(const Json& json, std::string source, std::string prefix)
     : json_(&json), source_(std::move(source)), prefix_(std::move(prefix)) {
   if (!json.is_object()) {
+    const std::string key = prefix_.substr(0, prefix_.size() - (prefix_.empty() ? 0 : 1));
     throw FormatError(fmt::format("{}: {}expected an object, found {}", source_,
-                                  prefix_.empty() ? "" : prefix_ + " ", json.type_name()));
+                                  key.empty() ? "" : key + ": ", json.type_name()));
   }
 }
 

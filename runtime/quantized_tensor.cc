@@ -14,9 +14,4 @@ const Shape& shape_of(const Weight& weight) {
 
 bool is_quantized(const Weight& weight) { return std::holds_alternative<QuantizedTensor>(weight); }
 
-int64_t bytes_of(const Weight& weight) {
-  if (const auto* quantized = std::get_if<QuantizedTensor>(&weight)) return quantized->bytes();
-  return std::get<Tensor>(weight).bytes();
-}
-
 }  // namespace rankwise

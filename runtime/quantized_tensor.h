@@ -20,13 +20,13 @@ struct QuantizedTensor {
   static constexpr int64_t kNestedBlock = 256;
 
   QuantScheme scheme = QuantScheme::kNf4;
-  Shape shape;                  // logical (out, in)
+  Shape shape;  // logical (out, in)
   int64_t block_size = 64;
   DType source_dtype = DType::kF32;  // type of the tensor before quantisation
-  Tensor codes;                 // U8 (ceil(numel / 2))
-  Tensor absmax;                // F32 (blocks), or U8 (blocks) when nested
-  Tensor nested_absmax;         // F32 (ceil(blocks / 256)); undefined when not nested
-  Tensor nested_map;            // F32 (256); undefined when not nested
+  Tensor codes;                      // U8 (ceil(numel / 2))
+  Tensor absmax;                     // F32 (blocks), or U8 (blocks) when nested
+  Tensor nested_absmax;              // F32 (ceil(blocks / 256)); undefined when not nested
+  Tensor nested_map;                 // F32 (256); undefined when not nested
   float nested_offset = 0.0f;
 
   bool nested() const { return nested_absmax.defined(); }
@@ -40,6 +40,5 @@ using Weight = std::variant<Tensor, QuantizedTensor>;
 
 const Shape& shape_of(const Weight& weight);
 bool is_quantized(const Weight& weight);
-int64_t bytes_of(const Weight& weight);
 
 }  // namespace rankwise

@@ -17,9 +17,9 @@ class Rng {
   Rng(uint64_t seed, std::string_view name, uint64_t step = 0);
 
   uint32_t bits(uint64_t index) const;
-  float uniform(uint64_t index) const;   // [0, 1), 24 bits
-  double uniform_double(uint64_t index) const;  // [0, 1), 53 bits
-  float normal(uint64_t index) const;    // mean 0, variance 1 (Box-Muller)
+  float uniform(uint64_t index) const;                   // [0, 1), 24 bits
+  double uniform_double(uint64_t index) const;           // [0, 1), 53 bits
+  float normal(uint64_t index) const;                    // mean 0, variance 1 (Box-Muller)
   uint64_t below(uint64_t index, uint64_t bound) const;  // [0, bound), unbiased to 2^-64
 
   void fill_uniform(std::span<float> out, float low, float high) const;

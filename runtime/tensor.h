@@ -27,7 +27,7 @@ class Tensor {
   int64_t dim(int index) const { return shape_.dim(index); }
   int64_t numel() const { return shape_.numel(); }
   int64_t bytes() const { return (numel() * bits_of(dtype_) + 7) / 8; }  // of a contiguous tensor
-  int64_t row_stride() const { return row_stride_; }  // elements; rank 2 only
+  int64_t row_stride() const { return row_stride_; }                     // elements; rank 2 only
   bool is_contiguous() const;
 
   void* raw() const { return data_; }

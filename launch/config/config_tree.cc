@@ -242,7 +242,10 @@ ConfigNode parse_config_tree(std::string_view yaml, std::string_view source) {
         error.mark.is_null()
             ? std::string(source)
             : fmt::format("{}:{}:{}", source, error.mark.line + 1, error.mark.column + 1);
-    throw ConfigError(fmt::format("{}: {}", place, error.msg));
+    // A glob that begins with `*` reads as an alias unless it is quoted.
+    const bool alias = error.msg == YAML::ErrorMsg::UNKNOWN_ANCHOR;
+    throw ConfigError(fmt::format("{}: {}{}", place, error.msg,
+                                  alias ? "; put text that begins with * in quotes" : ""));
   }
   return builder.take_root();
 }

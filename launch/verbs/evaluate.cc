@@ -2,31 +2,23 @@
 #include "launch/verbs/evaluate.h"
 
 #include <CLI/CLI.hpp>
-#include <optional>
 #include <ostream>
 
 #include "kernels/elementwise.h"
-#include "launch/adaptation.h"
 #include "launch/config/train_config.h"
 #include "launch/evaluation.h"
+#include "launch/inference_model.h"
 #include "launch/training_data.h"
 #include "runtime/io/safetensors.h"
 
 namespace rankwise {
 namespace {
 
-// The rules of the run do not matter here: the base is evaluated, with the adapter when one is
-// given.
-TrainConfig with_adapter(TrainConfig config, const std::string& folder) {
-  AdaptRule rule;
-  rule.from = folder;
-  config.adapt = {rule};
-  return config;
-}
-
 // Logits of every sample, each a document of its own, under "logits.<row>" (T, V).
-void write_logits(const std::string& path, CausalLm& model, const Dataset& dataset, Arena& arena,
-                  Stream& stream) {
+void write_logits(const std::string& path, InferenceModel& loaded, const Dataset& dataset) {
+  CausalLm& model = loaded.model();
+  Arena& arena = loaded.arena();
+  Stream& stream = loaded.stream();
   std::vector<NamedTensor> rows;
   for (size_t row = 0; row < dataset.samples.size(); ++row) {
     const Arena::Scope scope = arena.scope("activations");
@@ -57,37 +49,31 @@ class EvaluateVerb : public Verb {
   }
 
   int run(VerbContext& context) override {
-    TrainConfig config = load_train_config(run_, overrides_);
+    const TrainConfig config = load_train_config(run_, overrides_);
     if (config.data.eval.empty()) throw ConfigError("data.eval: nothing to evaluate on");
     if (!logits_.empty() && context.world.size() > 1) {
       throw ConfigError("--logits: logits are written by one rank; start evaluate without mpirun");
     }
-    if (!adapter_.empty()) config = with_adapter(std::move(config), adapter_);
 
     const DeviceMesh mesh(context.world, static_cast<int>(config.parallel.tensor));
     const ModelFiles files = open_base(config);
-    std::optional<Adaptation> adaptation;
-    if (!adapter_.empty()) adaptation.emplace(config, files.config);
     const TrainingData data = load_training_data(config, files, DataParts::kEval);
-    Arena arena;
-    Stream stream;
-    ModelPlan plan;
-    plan.quantize_nf4 = config.model.quant == BaseQuantization::kNf4;
-    plan.double_quant = config.model.double_quant;
-    if (adaptation) plan = adaptation->plan(arena, stream);
-    CausalLm model(files.config, *files.weights, plan, mesh, arena, stream);
-    if (adaptation) adaptation->load_starting_points(model);
-
-    const EvaluationResult result =
-        evaluate_loss(model, make_eval_batches(config, *data.eval, mesh, config.eval.batches), mesh,
-                      arena, stream);
+    // The adapt rules of the run do not matter: the base is evaluated, with the adapter if any.
+    InferenceModel loaded(files,
+                          {.adapter = adapter_,
+                           .quantize_nf4 = config.model.quant == BaseQuantization::kNf4,
+                           .double_quant = config.model.double_quant},
+                          mesh);
+    const EvaluationResult result = evaluate_loss(
+        loaded.model(), make_eval_batches(config, *data.eval, mesh, config.eval.batches), mesh,
+        loaded.arena(), loaded.stream());
     context.out << fmt::format("eval data        {}\n", describe(data.eval->report))
                 << fmt::format("evaluated tokens {}\n", result.trained_tokens)
                 << fmt::format("loss             {:.6f}\n", result.loss)
                 << fmt::format("perplexity       {:.4f}\n", result.perplexity())
                 << fmt::format("token accuracy   {:.4f}\n", result.token_accuracy);
     if (!logits_.empty()) {
-      write_logits(logits_, model, *data.eval, arena, stream);
+      write_logits(logits_, loaded, *data.eval);
       context.out << fmt::format("logits           {}\n", logits_);
     }
     return static_cast<int>(ExitCode::kDone);

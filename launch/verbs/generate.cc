@@ -148,7 +148,10 @@ void generate_text(const GenerateTextOptions& options,
   }
   GenerateOptions sampling = options.sampling;
   sampling.stop_ids = stop_ids(files, *tokenizer);
-  InferenceModel loaded(files, {.adapter = options.adapter, .quantize_nf4 = options.quantize_nf4});
+  const auto alone = make_single_communicator();
+  const DeviceMesh mesh(*alone, 1);
+  InferenceModel loaded(files, {.adapter = options.adapter, .quantize_nf4 = options.quantize_nf4},
+                        mesh);
   for (size_t i = 0; i < prompts.size(); ++i) {
     const std::vector<int32_t> ids =
         generate(loaded.model(), prompts[i], sampling, loaded.arena(), loaded.stream());

@@ -63,8 +63,9 @@ std::vector<float> probe_logits(const ModelFiles& files, InferenceModel& loaded)
   return {logits.data<float>(), logits.data<float>() + logits.numel()};
 }
 
-std::vector<float> probe_logits(const ModelFiles& files, const InferenceOptions& options) {
-  InferenceModel loaded(files, options);
+std::vector<float> probe_logits(const ModelFiles& files, const InferenceOptions& options,
+                                const DeviceMesh& mesh) {
+  InferenceModel loaded(files, options, mesh);
   return probe_logits(files, loaded);
 }
 
@@ -180,19 +181,21 @@ MergeReport merge_adapter(const MergeOptions& given) {
   base.double_quant = options.double_quant;
   InferenceOptions with_adapter = base;
   with_adapter.adapter = options.adapter;
+  const auto alone = make_single_communicator();
+  const DeviceMesh mesh(*alone, 1);
   MergeReport report;
   report.base = *options.base;
   std::vector<float> adapted;
   {
     // One model at a time in memory.
-    InferenceModel loaded(files, with_adapter);
+    InferenceModel loaded(files, with_adapter, mesh);
     report.merged_modules = static_cast<int64_t>(loaded.model().adapters().size());
     adapted = probe_logits(files, loaded);
     write_merged(files, options, loaded);
   }
-  report.base_max_difference = max_difference(adapted, probe_logits(files, base));
+  report.base_max_difference = max_difference(adapted, probe_logits(files, base, mesh));
   const ModelFiles merged = open_model(options.output);
-  compare(adapted, probe_logits(merged, {}),
+  compare(adapted, probe_logits(merged, {}, mesh),
           static_cast<int64_t>(probe(files.config).input_ids.size()), report);
   return report;
 }

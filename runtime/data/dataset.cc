@@ -208,13 +208,4 @@ Dataset load_dataset(const std::vector<DataSource>& sources, const Tokenizer* to
   return dataset;
 }
 
-RecordFormat record_format_from_name(const std::string& name) {
-  if (name == "prompt-completion") return RecordFormat::kPromptCompletion;
-  if (name == "alpaca") return RecordFormat::kAlpaca;
-  if (name == "text") return RecordFormat::kText;
-  if (name == "tokens") return RecordFormat::kTokens;
-  throw ConfigError(fmt::format(
-      "data format '{}' is not known: prompt-completion, alpaca, text or tokens", name));
-}
-
 }  // namespace rankwise

@@ -56,7 +56,4 @@ struct Dataset {
 Dataset load_dataset(const std::vector<DataSource>& sources, const Tokenizer* tokenizer,
                      const DatasetOptions& options);
 
-// "prompt-completion" etc.; ConfigError lists the known names.
-RecordFormat record_format_from_name(const std::string& name);
-
 }  // namespace rankwise

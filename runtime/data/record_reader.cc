@@ -21,9 +21,11 @@ bool is_blank(const std::string& text) {
 
 RecordReader::RecordReader(const std::string& path, bool plain_text, size_t largest_record)
     : path_(path), largest_record_(largest_record) {
-  std::error_code ignored;
-  if (std::filesystem::is_directory(path, ignored)) {
-    throw DataError(fmt::format("{}: is a folder, not a data file", path));
+  std::error_code ignored;  // what cannot be looked at cannot be opened either
+  const std::filesystem::file_status status = std::filesystem::status(path, ignored);
+  // Opening a pipe would wait for a writer, and it could be read only once.
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
+    throw DataError(fmt::format("{}: not a regular file", path));
   }
   file_.open(path, std::ios::binary);
   if (!file_) throw DataError(fmt::format("{}: cannot be opened: {}", path, std::strerror(errno)));

@@ -66,8 +66,8 @@ class SentencepieceTokenizer final : public Tokenizer {
     const int32_t id = processor_.PieceToId(token);  // the unknown piece when there is none
     if (id >= 0 && processor_.IdToPiece(id) == token) return id;
     throw FormatError(fmt::format(
-        "{}/tokenizer_config.json: token '{}' is neither in tokenizer.model nor an added token",
-        source, token));
+        "{}/tokenizer_config.json: token {} is neither in tokenizer.model nor an added token",
+        source, quote(token)));
   }
 
   TokenizerFiles files_;

@@ -63,7 +63,7 @@ void read_added_tokens_decoder(const Json& config, const std::string& place, Tok
     int64_t id = -1;
     const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), id);
     if (error != std::errc() || end != key.data() + key.size()) {
-      throw FormatError(fmt::format("{}: added_tokens_decoder key '{}' is no id", place, key));
+      throw FormatError(fmt::format("{}: added_tokens_decoder key {} is no id", place, quote(key)));
     }
     if (!token.is_object() || !token.contains("content") || !token["content"].is_string()) {
       throw FormatError(fmt::format("{}: added_tokens_decoder {} has no \"content\"", place, id));
@@ -96,7 +96,7 @@ TokenizerConfig read_tokenizer_config(const TokenizerFiles& files, const std::st
   const Json added_tokens = json_object(files, "added_tokens.json", added_place);
   for (const auto& [content, id] : added_tokens.items()) {
     if (!id.is_number_integer()) {
-      throw FormatError(fmt::format("{}: the id of '{}' is no integer", added_place, content));
+      throw FormatError(fmt::format("{}: the id of {} is no integer", added_place, quote(content)));
     }
     out.added_tokens.emplace_back(content, token_id(id.get<int64_t>(), added_place));
   }

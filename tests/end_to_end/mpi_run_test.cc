@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "tests/end_to_end/small_run.h"
+#include "tests/support/program.h"
 
 namespace rankwise::testing {
 namespace {
@@ -20,9 +21,7 @@ std::vector<double> losses_of(const std::string& folder) {
   return read_metric(folder + "/metrics.jsonl", "loss");
 }
 
-int lines_of(const std::string& text) {
-  return static_cast<int>(std::ranges::count(text, '\n'));
-}
+int lines_of(const std::string& text) { return static_cast<int>(std::ranges::count(text, '\n')); }
 
 TEST(MpiRun, OneTwoAndFourProcessesGiveTheSameLosses) {
   const SmallRun run;
@@ -76,7 +75,8 @@ TEST_P(BadRun, EndsWithOneLineAndItsExitCode) {
   const BadCase& bad = GetParam();
   const SmallRun run;
   run.folder().write("empty.jsonl", "");
-  run.folder().write("masked.jsonl", "{\"input_ids\": [3, 4, 5], \"labels\": [-100, -100, -100]}\n");
+  run.folder().write("masked.jsonl",
+                     "{\"input_ids\": [3, 4, 5], \"labels\": [-100, -100, -100]}\n");
   run.folder().write("range.jsonl", "{\"input_ids\": [3, 67], \"labels\": [3, 67]}\n");
   std::vector<std::string> arguments = {"train", run_file(run, "run")};
   for (std::string value : bad.overrides) {

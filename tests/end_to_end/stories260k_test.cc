@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The main job on real material, by the program itself: a pretrained Llama, real data, golden losses.
+// The main job on real material, by the program itself: a pretrained Llama, real data, golden
+// losses.
 #include <gtest/gtest.h>
 
 #include <span>
-
 
 #include "launch/config/train_config.h"
 #include "tests/support/golden.h"
@@ -23,14 +23,14 @@ std::string token_rows(const SafetensorsFile& file, const std::string& ids_name,
   const Tensor labels = load_i64(file, labels_name, arena);
   const int64_t length = ids.dim(-1);
   const auto row = [&](const Tensor& tensor, int64_t begin) {
-    return fmt::format("[{}]", fmt::join(std::span(tensor.data<int64_t>() + begin,
-                                                   static_cast<size_t>(length)),
-                                         ","));
+    return fmt::format(
+        "[{}]",
+        fmt::join(std::span(tensor.data<int64_t>() + begin, static_cast<size_t>(length)), ","));
   };
   std::string text;
   for (int64_t begin = 0; begin < ids.numel(); begin += length) {
-    text += fmt::format("{{\"input_ids\": {}, \"labels\": {}}}\n", row(ids, begin),
-                        row(labels, begin));
+    text +=
+        fmt::format("{{\"input_ids\": {}, \"labels\": {}}}\n", row(ids, begin), row(labels, begin));
   }
   return text;
 }

@@ -12,6 +12,7 @@
 #include "tests/launch/verb_runner.h"
 #include "tests/support/error_of.h"
 #include "tests/support/golden.h"
+#include "tests/support/program.h"
 #include "tests/support/scratch_folder.h"
 
 namespace rankwise {

@@ -123,6 +123,9 @@ TEST(InspectVerb, OtherThingsAreRefusedByName) {
   EXPECT_THROW(inspect({scratch.path()}), FormatError);
   EXPECT_THROW(inspect({scratch.write("x.txt", "text")}), FormatError);
   EXPECT_THROW(inspect({scratch.write("x.safetensors", "text")}), FormatError);
+  scratch.write("run/run.json", R"({"config": {"model": {"path": 3}}})");
+  EXPECT_HAS(testing::error_of<FormatError>([&] { inspect({scratch.file("run")}); }),
+             "run.json: config.model.path");
   scratch.write("run/run.json", "[");
   EXPECT_THROW(inspect({scratch.file("run")}), FormatError);
 }

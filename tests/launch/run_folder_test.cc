@@ -10,6 +10,7 @@
 
 #include "runtime/errors.h"
 #include "runtime/io/atomic_file.h"
+#include "tests/support/error_of.h"
 #include "tests/support/scratch_folder.h"
 
 namespace rankwise {
@@ -118,6 +119,26 @@ TEST(RunFolder, OverwriteRemovesTheRunAndNothingElse) {
     left.push_back(entry.path().filename().string());
   }
   EXPECT_EQ(left, std::vector<std::string>{"notes.md"});
+}
+
+TEST(RunFolder, WhatIsNoRunIsNeverReplaced) {
+  const ScratchFolder scratch;
+  scratch.write("a/adapter/adapter_config.json", "{}");
+  for (const bool overwrite : {false, true}) {
+    RW_EXPECT_HAS(testing::error_of<ConfigError>([&] { RunFolder(scratch.file("a"), overwrite); }),
+                  "holds adapter but no run.json");
+  }
+  EXPECT_EQ(read_file(scratch.file("a/adapter/adapter_config.json")), "{}");
+}
+
+TEST(RunFolder, KnowsWhatOverwriteRemoves) {
+  const ScratchFolder scratch;
+  const std::string run = scratch.file("run");
+  EXPECT_TRUE(RunFolder::overwrites(run, run + "/model"));
+  EXPECT_TRUE(RunFolder::overwrites(run + "/", run + "/x/../adapter/"));
+  EXPECT_FALSE(RunFolder::overwrites(run, run + "/data"));
+  EXPECT_FALSE(RunFolder::overwrites(run, scratch.file("model")));
+  EXPECT_FALSE(RunFolder::overwrites(run, run));
 }
 
 TEST(RunFolder, FailuresNameTheFile) {

@@ -206,14 +206,5 @@ TEST(DatasetErrors, SeqLenMustHoldAPair) {
   EXPECT_THROW(load_dataset({}, nullptr, options), ConfigError);
 }
 
-TEST(DatasetErrors, UnknownFormatNamesTheKnownOnes) {
-  EXPECT_EQ(record_format_from_name("prompt-completion"), RecordFormat::kPromptCompletion);
-  EXPECT_EQ(record_format_from_name("alpaca"), RecordFormat::kAlpaca);
-  EXPECT_EQ(record_format_from_name("text"), RecordFormat::kText);
-  EXPECT_EQ(record_format_from_name("tokens"), RecordFormat::kTokens);
-  RW_EXPECT_HAS(error_of<ConfigError>([] { record_format_from_name("sharegpt"); }),
-                "'sharegpt' is not known: prompt-completion, alpaca, text or tokens");
-}
-
 }  // namespace
 }  // namespace rankwise

@@ -2,6 +2,7 @@
 #include "runtime/data/record_reader.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <utility>
 #include <vector>
@@ -90,11 +91,15 @@ TEST(RecordReader, RecordsAboveTheLimitAreRefusedWithTheirRow) {
   }
 }
 
-TEST(RecordReader, MissingFilesAndFoldersAreNamed) {
+TEST(RecordReader, MissingFilesFoldersAndPipesAreNamed) {
   const ScratchFolder folder;
   RW_EXPECT_HAS(error_of<DataError>([&] { RecordReader(folder.path() + "/absent", false); }),
                 "absent: cannot be opened: No such file");
-  RW_EXPECT_HAS(error_of<DataError>([&] { RecordReader(folder.path(), false); }), "is a folder");
+  RW_EXPECT_HAS(error_of<DataError>([&] { RecordReader(folder.path(), false); }),
+                "not a regular file");
+  mkfifo(folder.file("pipe").c_str(), 0600);
+  RW_EXPECT_HAS(error_of<DataError>([&] { RecordReader(folder.file("pipe"), false); }),
+                "not a regular file");  // and does not wait for a writer
 }
 
 }  // namespace

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "launch/adaptation.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/launch/tiny_model.h"
+
+namespace rankwise {
+namespace {
+
+using testing::error_of;
+using testing::ScratchFolder;
+using testing::tiny_config;
+
+TrainConfig config_with(const std::string& rules) {
+  return parse_train_config(
+      "model: {path: m}\ndata: {train: [{path: d, format: tokens}]}\ntrain: {steps: 1}\nadapt: " +
+          rules,
+      "test", {});
+}
+
+std::string refusal(const std::string& rules, const ModelConfig& model = tiny_config()) {
+  return error_of<ConfigError>([&] {
+    const TrainConfig config = config_with(rules);
+    Adaptation(config, model);
+  });
+}
+
+TEST(Adaptation, RulesThatCoverNothingAreRefused) {
+  RW_EXPECT_HAS(refusal("[{match: all-linear}, {match: '*.q_proj', method: full}]"),
+                "adapt.1.match");
+  RW_EXPECT_HAS(refusal("[{match: nothing.here}]"), "adapt.0.match");
+  RW_EXPECT_HAS(refusal("[{match: '*', method: frozen}]"), "nothing would be trained");
+  RW_EXPECT_HAS(refusal("[{match: lm_head}]"), "linear layers of blocks only");
+}
+
+TEST(Adaptation, TheBiasOfAnAdaptedLayerFallsUnderNoLaterRule) {
+  ModelConfig model = tiny_config();
+  model.attention_bias = true;
+  RW_EXPECT_HAS(refusal("[{match: '*.q_proj'}, {match: '*.q_proj', method: full}]", model),
+                "adapt.1.match");
+}
+
+TEST(Adaptation, AStartingPointMustFitItsRule) {
+  const ScratchFolder scratch;
+  const std::string adapter = testing::write_tiny_adapter(scratch, "adapter");  // q_proj, down_proj
+  RW_EXPECT_HAS(refusal("[{match: '*.k_proj', from: " + adapter + "}]"), "adapt.0.from");
+  const TrainConfig config = config_with("[{match: all-linear, from: " + adapter + "}]");
+  EXPECT_TRUE(Adaptation(config, tiny_config()).has_adapters());
+}
+
+TEST(Adaptation, OneFolderCannotHoldTwoScales) {
+  const ScratchFolder scratch;
+  const std::string adapter = testing::write_tiny_adapter(scratch, "adapter");  // without rslora
+  const std::string from = "{match: '*.q_proj', from: " + adapter + "}";
+  RW_EXPECT_HAS(refusal("[" + from + ", {match: '*.k_proj', rslora: true}]"), "rslora");
+  const TrainConfig config = config_with("[" + from + ", {match: '*.k_proj'}]");
+  EXPECT_NO_THROW(Adaptation(config, tiny_config()));
+}
+
+}  // namespace
+}  // namespace rankwise
