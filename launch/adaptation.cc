@@ -18,12 +18,6 @@ std::string last_component(const std::string& module) {
   return module.substr(module.rfind('.') + 1);
 }
 
-// Linear layers are the matrices inside numbered blocks.
-ModuleKind kind_of(const std::string& module, const Shape& shape) {
-  const bool in_block = module.find(".layers.") != std::string::npos;
-  return in_block && shape.rank() == 2 ? ModuleKind::kBlockLinear : ModuleKind::kOther;
-}
-
 LoraOptions lora_options(const AdaptRule& rule, const std::optional<PeftConfig>& start,
                          const std::string& module) {
   LoraOptions options;
@@ -47,7 +41,8 @@ Adaptation::Adaptation(const TrainConfig& config, const ModelConfig& model) : co
   }
   check_one_rslora_setting();
   for (const auto& [name, shape] : weight_shapes(model)) {
-    if (!name.ends_with(".bias")) assign(module_of(name), shape);  // a bias follows its weight
+    if (!name.ends_with(".bias"))
+      assign(model, module_of(name), shape);  // a bias follows its weight
   }
   check_rules_in_use();
 }
@@ -66,8 +61,9 @@ void Adaptation::check_one_rslora_setting() const {
 }
 
 // `shape` is that of the module's weight.
-void Adaptation::assign(const std::string& module, const Shape& shape) {
-  const ModuleKind kind = kind_of(module, shape);
+void Adaptation::assign(const ModelConfig& model, const std::string& module, const Shape& shape) {
+  const ModuleKind kind =
+      is_block_linear(model, module, shape) ? ModuleKind::kBlockLinear : ModuleKind::kOther;
   for (size_t i = 0; i < rules_.size(); ++i) {
     const AdaptRule& rule = *rules_[i].options;
     if (!matches(rule, module, kind)) continue;
@@ -200,7 +196,7 @@ PeftConfig Adaptation::peft_config(CausalLm& model) const {
   for (const std::string& module : adapted) suffixes.insert(last_component(module));
   for (const auto& [name, shape] : weight_shapes(model.config())) {
     const std::string module = module_of(name);
-    if (kind_of(module, shape) != ModuleKind::kBlockLinear) continue;
+    if (!is_block_linear(model.config(), module, shape)) continue;
     exact = exact && (!suffixes.contains(last_component(module)) || adapted.contains(module));
   }
   const std::set<std::string>& targets = exact ? suffixes : adapted;

@@ -44,7 +44,7 @@ class Adaptation {
   };
   static bool has_adapter(const Rule& rule, const std::string& module);
   void check_one_rslora_setting() const;
-  void assign(const std::string& module, const Shape& shape);
+  void assign(const ModelConfig& model, const std::string& module, const Shape& shape);
   void check_rules_in_use() const;
   const Rule* rule_of(const std::string& module) const;
 

@@ -112,7 +112,8 @@ std::vector<BenchmarkRow> benchmark_matmul(const BenchmarkShape& shape) {
     const Tensor dense = operands.random({layer.out, layer.in});
     const Weight weight = dense;
     const double flops = flops_of(layer, shape.tokens);
-    const std::string name = fmt::format("{} ({}x{}x{})", layer.name, shape.tokens, layer.out, layer.in);
+    const std::string name =
+        fmt::format("{} ({}x{}x{})", layer.name, shape.tokens, layer.out, layer.in);
     Stream& stream = operands.stream();
     add(name + " y", flops, [&] { linear(y, x, weight, 0.0f, stream); });
     add(name + " dx", flops, [&] { linear_backward_input(x, y, weight, 0.0f, stream); });
@@ -145,8 +146,8 @@ std::vector<BenchmarkRow> benchmark_nf4(const BenchmarkShape& shape) {
   std::vector<BenchmarkRow> rows;
   const auto add = [&](std::string name, std::string unit, double work, double limit,
                        const std::function<void()>& call) {
-    rows.push_back(make_row(std::move(name), std::move(unit), work, limit,
-                            measure(shape.seconds, call)));
+    rows.push_back(
+        make_row(std::move(name), std::move(unit), work, limit, measure(shape.seconds, call)));
   };
   const std::string matrix = fmt::format("({}x{})", out, in);
   add("quantize " + matrix, "GB/s", bytes, ceiling.all_copy_gb_per_s,
@@ -191,9 +192,9 @@ std::vector<BenchmarkRow> benchmark_attention(const BenchmarkShape& shape) {
   const auto backward = [&] {
     attention_backward(dq, dk, dv, dy, q, k, v, y, log_sum_exp, offsets, offsets, params, stream);
   };
-  const std::string name = fmt::format("attention (T {}, H {}, G {}, D {})", tokens,
-                                       model.num_attention_heads, model.num_key_value_heads,
-                                       model.head_dim);
+  const std::string name =
+      fmt::format("attention (T {}, H {}, G {}, D {})", tokens, model.num_attention_heads,
+                  model.num_key_value_heads, model.head_dim);
   return {make_row(name + " forward", "GFLOP/s", flops, ceiling, measure(shape.seconds, forward)),
           make_row(name + " backward", "GFLOP/s", 2.0 * flops, ceiling,
                    measure(shape.seconds, backward))};
@@ -226,10 +227,9 @@ std::vector<BenchmarkRow> benchmark_step(const BenchmarkShape& shape) {
   double flops = 0.0;
   const Timing timing =
       measure(shape.seconds, [&] { flops = trainer.train_step(step++, batches).flops; });
-  const std::string name =
-      fmt::format("step ({} base, LoRA rank {}, T {}, {:.0f} tokens/s)",
-                  shape.quantize_nf4 ? "nf4" : "fp32", shape.lora_rank, shape.tokens,
-                  static_cast<double>(shape.tokens) / timing.median_seconds);
+  const std::string name = fmt::format(
+      "step ({} base, LoRA rank {}, T {}, {:.0f} tokens/s)", shape.quantize_nf4 ? "nf4" : "fp32",
+      shape.lora_rank, shape.tokens, static_cast<double>(shape.tokens) / timing.median_seconds);
   return {make_row(name, "GFLOP/s", flops, ceiling, timing)};
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Benchmarks: rates of the operations a step is made of, each beside this machine's measured ceiling.
+// Benchmarks: rates of the operations a step is made of, each beside this machine's measured
+// ceiling.
 #pragma once
 
 #include <cstdint>
@@ -20,10 +21,10 @@ struct BenchmarkShape {
 
 struct BenchmarkRow {
   std::string name;
-  std::string unit;       // "GFLOP/s" or "GB/s"
-  double median = 0.0;    // of the repetitions
+  std::string unit;     // "GFLOP/s" or "GB/s"
+  double median = 0.0;  // of the repetitions
   double best = 0.0;
-  double ceiling = 0.0;   // measured in the same run, same unit
+  double ceiling = 0.0;       // measured in the same run, same unit
   double microseconds = 0.0;  // median time of one call
 };
 

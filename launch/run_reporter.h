@@ -26,7 +26,8 @@ class RunReporter {
   void say(std::string_view line);
   // Evaluation loss before the first step.
   void baseline(double eval_loss);
-  // After every step: moves the moving average and the live bar; `log` writes the record everywhere.
+  // After every step: moves the moving average and the live bar; `log` writes the record
+  // everywhere.
   void step(MetricsRecord record, bool log);
   // summary.txt and the closing lines on the console.
   void finish(double seconds, const std::vector<std::pair<std::string, std::string>>& results);

@@ -7,8 +7,8 @@
 namespace rankwise {
 namespace {
 
-// The first layers of all have nothing trained below them unless the embedding or the first norm is:
-// backward then needs no gradient of their input.
+// The first layers of all have nothing trained below them unless the embedding or the first norm
+// is: backward then needs no gradient of their input.
 bool is_bottom_projection(std::string_view name) {
   for (std::string_view module : {"q_proj", "k_proj", "v_proj"}) {
     if (name.starts_with(fmt::format("model.layers.0.self_attn.{}.", module))) return true;
@@ -57,9 +57,9 @@ StepFlops::StepFlops(CausalLm& model) {
   const double head = static_cast<double>(config.vocab_size * config.hidden_size);
   per_target_ = 2.0 * head * (head_is_trained ? 3.0 : 2.0);
   // q k^T and p v forward, and twice that backward.
-  per_pair_ = 3.0 * 4.0 *
-              static_cast<double>(config.num_hidden_layers * config.num_attention_heads *
-                                  config.head_dim);
+  per_pair_ =
+      3.0 * 4.0 *
+      static_cast<double>(config.num_hidden_layers * config.num_attention_heads * config.head_dim);
 }
 
 double StepFlops::training(const MicroBatch& batch) const {

@@ -8,15 +8,15 @@
 
 namespace rankwise {
 
-// Needed work only: recomputation, padding and element-wise operations count nothing, so the share of
-// the machine's peak is comparable between runs.
+// Needed work only: recomputation, padding and element-wise operations count nothing, so the share
+// of the machine's peak is comparable between runs.
 class StepFlops {
  public:
   explicit StepFlops(CausalLm& model);
 
-  // Forward and backward of one micro-batch: 2 per weight and token forward, 2 for the gradient of the
-  // input, 2 for the gradient of a weight that is trained; attention over the pairs of tokens that see
-  // each other, forward once and backward twice; the head for trained targets only.
+  // Forward and backward of one micro-batch: 2 per weight and token forward, 2 for the gradient of
+  // the input, 2 for the gradient of a weight that is trained; attention over the pairs of tokens
+  // that see each other, forward once and backward twice; the head for trained targets only.
   double training(const MicroBatch& batch) const;
 
  private:

@@ -24,22 +24,22 @@ struct StepMeasurement {
   double token_accuracy = 0.0;
   double gradient_norm = 0.0;  // before clipping
   double learning_rate = 0.0;
-  int64_t tokens = 0;    // processed by this rank
-  double flops = 0.0;    // required of this rank (StepFlops)
+  int64_t tokens = 0;            // processed by this rank
+  double flops = 0.0;            // required of this rank (StepFlops)
   double compute_seconds = 0.0;  // forward, backward, optimizer
   double reduce_seconds = 0.0;   // waiting for other ranks' gradients
 };
 
 class Trainer {
  public:
-  // Everything the run needs is allocated here or in the first step. All references must outlive the
-  // trainer. In measuring mode (arena and stream) a step allocates as a real one does and computes
-  // nothing.
+  // Everything the run needs is allocated here or in the first step. All references must outlive
+  // the trainer. In measuring mode (arena and stream) a step allocates as a real one does and
+  // computes nothing.
   Trainer(const TrainConfig& config, const ModelFiles& files, const Adaptation& adaptation,
           const DeviceMesh& mesh, Arena& arena, Stream& stream, int64_t total_steps);
 
-  // One optimizer step over this rank's micro-batches; `step` counts from 0. A loss or gradient norm
-  // that is not finite is an Error with kDiverged on every rank, before any weight is changed.
+  // One optimizer step over this rank's micro-batches; `step` counts from 0. A loss or gradient
+  // norm that is not finite is an Error with kDiverged on every rank, before any weight is changed.
   StepMeasurement train_step(int64_t step, std::span<const MicroBatch> batches);
 
   CausalLm& model() { return model_; }

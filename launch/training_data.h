@@ -23,7 +23,8 @@ enum class DataParts { kTrainAndEval, kEval };
 
 // DataError and ConfigError as runtime/data says; ConfigError when text must be tokenised and the
 // model has no tokenizer.
-TrainingData load_training_data(const TrainConfig& config, const ModelFiles& model, DataParts parts);
+TrainingData load_training_data(const TrainConfig& config, const ModelFiles& model,
+                                DataParts parts);
 
 // The loader of this rank's data shard.
 DataLoader make_loader(const TrainConfig& config, std::shared_ptr<const Dataset> dataset,

@@ -6,9 +6,9 @@
 #include <ostream>
 
 #include "kernels/machine_ceiling.h"
-#include "kernels/quantize.h"
 #include "launch/version.h"
 #include "model/hf_folder.h"
+#include "model/merged_weights.h"
 #include "runtime/io/sha256.h"
 
 namespace rankwise {
@@ -42,24 +42,6 @@ MicroBatch largest_micro_batch(const TrainConfig& config, const Dataset& dataset
   MicroBatch batch;
   for (int64_t i = 0; i < config.train.micro_batch; ++i) append_document(batch, row);
   return batch;
-}
-
-// The base model's tensors, quantised ones decoded into the arena purpose "export".
-std::vector<NamedTensor> dense_weights(CausalLm& model, Arena& arena, Stream& stream) {
-  std::vector<NamedTensor> tensors;
-  for (const Parameter* parameter : model.parameters()) {
-    const bool adapter =
-        parameter->role == ParameterRole::kLoraA || parameter->role == ParameterRole::kLoraB;
-    if (adapter) continue;
-    if (const auto* quantized = std::get_if<QuantizedTensor>(&parameter->weight)) {
-      const Tensor dense = arena.allocate("export", DType::kF32, quantized->shape);
-      dequantize(dense, *quantized, stream);
-      tensors.push_back({parameter->name, dense});
-    } else {
-      tensors.push_back({parameter->name, parameter->dense()});
-    }
-  }
-  return tensors;
 }
 
 }  // namespace
@@ -226,8 +208,8 @@ std::vector<std::pair<std::string, std::string>> TrainingRun::export_result(
     results.emplace_back("adapter", folder.adapter_folder());
   }
   if (adaptation_.trains_weights()) {
-    const Arena::Scope scope = arena_.scope("export");
-    const auto tensors = dense_weights(trainer.model(), arena_, stream_);
+    const Arena::Scope scope = arena_.scope("merged");
+    const auto tensors = base_weights(trainer.model(), arena_, stream_);
     write_hf_folder(folder.file("model"), files_.config, tensors, tokenizer_files,
                     /*overwrite=*/true);
     results.emplace_back("model", folder.file("model"));

@@ -22,6 +22,20 @@ void refuse_existing(const std::string& folder) {
   }
 }
 
+// The type of the weights as config.json names it: older files under torch_dtype, newer under
+// dtype.
+Json with_dtype_of(Json config, const std::vector<NamedTensor>& tensors) {
+  if (tensors.empty()) return config;
+  const DType dtype = tensors.front().tensor.dtype();
+  const char* name = dtype == DType::kBF16  ? "bfloat16"
+                     : dtype == DType::kF16 ? "float16"
+                                            : "float32";
+  for (const char* key : {"torch_dtype", "dtype"}) {
+    if (config.contains(key)) config[key] = name;
+  }
+  return config;
+}
+
 void write_tensors(const AtomicFolder& folder, const std::vector<NamedTensor>& tensors,
                    int64_t max_shard_bytes) {
   std::vector<int64_t> sizes;
@@ -65,7 +79,7 @@ void write_hf_folder(const std::string& folder, const ModelConfig& config,
   if (!overwrite) refuse_existing(folder);
   AtomicFolder staged(folder);
   for (const auto& [name, content] : extra_files) staged.write(name, content);
-  staged.write("config.json", config.source.dump(2) + "\n");
+  staged.write("config.json", with_dtype_of(config.source, tensors).dump(2) + "\n");
   write_tensors(staged, tensors, max_shard_bytes);
   staged.commit();
 }
@@ -83,6 +97,11 @@ std::vector<std::vector<size_t>> split_into_shards(std::span<const int64_t> tens
     used += tensor_bytes[i];
   }
   return shards;
+}
+
+bool is_block_linear(const ModelConfig& config, std::string_view name, const Shape& shape) {
+  const std::string& layers = family_of(config.model_type, "model").names.layers;
+  return shape.rank() == 2 && name.starts_with(layers + ".");
 }
 
 std::vector<std::pair<std::string, Shape>> weight_shapes(const ModelConfig& config) {

@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -30,6 +31,10 @@ void write_hf_folder(const std::string& folder, const ModelConfig& config,
 // larger tensor has one of its own.
 std::vector<std::vector<size_t>> split_into_shards(std::span<const int64_t> tensor_bytes,
                                                    int64_t max_shard_bytes);
+
+// Whether the tensor (or module) `name` of this shape is the weight of a linear layer in a block:
+// what PEFT calls all-linear, and what is quantised.
+bool is_block_linear(const ModelConfig& config, std::string_view name, const Shape& shape);
 
 // Names and shapes of every tensor of a model, in HF order; no head when tied.
 std::vector<std::pair<std::string, Shape>> weight_shapes(const ModelConfig& config);

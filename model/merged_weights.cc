@@ -21,28 +21,49 @@ void read_dense(const Tensor& out, const Parameter& parameter, const WeightSourc
   }
 }
 
+// What becomes of one base tensor; null adapter: none, or not to be merged.
+NamedTensor as_dense(const Parameter& parameter, const Adapter* adapter,
+                     const WeightSource* original, Arena& arena, Stream& stream) {
+  if (adapter == nullptr && !is_quantized(parameter.weight)) {
+    return {parameter.name, parameter.dense()};
+  }
+  const Tensor dense = arena.allocate("merged", DType::kF32, shape_of(parameter.weight));
+  read_dense(dense, parameter, original, stream);
+  if (adapter != nullptr) adapter->merge_into(dense, stream);
+  return {parameter.name, dense};
+}
+
+std::vector<const Parameter*> base_parameters(CausalLm& model) {
+  std::set<const Parameter*> of_adapters;
+  for (const auto& [module, adapter] : model.adapters()) {
+    for (const Parameter* parameter : adapter->parameters()) of_adapters.insert(parameter);
+  }
+  std::vector<const Parameter*> out;
+  for (const Parameter* parameter : model.parameters()) {
+    if (!of_adapters.contains(parameter)) out.push_back(parameter);
+  }
+  return out;
+}
+
 }  // namespace
+
+std::vector<NamedTensor> base_weights(CausalLm& model, Arena& arena, Stream& stream) {
+  std::vector<NamedTensor> out;
+  for (const Parameter* parameter : base_parameters(model)) {
+    out.push_back(as_dense(*parameter, nullptr, nullptr, arena, stream));
+  }
+  return out;
+}
 
 std::vector<NamedTensor> merged_weights(CausalLm& model, const WeightSource* original, Arena& arena,
                                         Stream& stream) {
   std::map<std::string, const Adapter*> adapter_of;  // by weight
-  std::set<const Parameter*> of_adapters;
-  for (const auto& [module, adapter] : model.adapters()) {
-    adapter_of[module + ".weight"] = adapter;
-    for (const Parameter* parameter : adapter->parameters()) of_adapters.insert(parameter);
-  }
+  for (const auto& [module, adapter] : model.adapters()) adapter_of[module + ".weight"] = adapter;
   std::vector<NamedTensor> out;
-  for (const Parameter* parameter : model.parameters()) {
-    if (of_adapters.contains(parameter)) continue;
-    const auto adapter = adapter_of.find(parameter->name);
-    if (adapter == adapter_of.end() && !is_quantized(parameter->weight)) {
-      out.push_back({parameter->name, parameter->dense()});
-      continue;
-    }
-    const Tensor merged = arena.allocate("merged", DType::kF32, shape_of(parameter->weight));
-    read_dense(merged, *parameter, original, stream);
-    if (adapter != adapter_of.end()) adapter->second->merge_into(merged, stream);
-    out.push_back({parameter->name, merged});
+  for (const Parameter* parameter : base_parameters(model)) {
+    const auto found = adapter_of.find(parameter->name);
+    const Adapter* adapter = found == adapter_of.end() ? nullptr : found->second;
+    out.push_back(as_dense(*parameter, adapter, original, arena, stream));
   }
   return out;
 }

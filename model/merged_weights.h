@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Merging: the weights of a model with its adapters folded in.
+// The dense weights of a model, with or without its adapters folded in.
 #pragma once
 
 #include <vector>
@@ -14,5 +14,8 @@ namespace rankwise {
 // the adapter was trained beside, unless `original` gives the weight it was quantised from.
 std::vector<NamedTensor> merged_weights(CausalLm& model, const WeightSource* original, Arena& arena,
                                         Stream& stream);
+
+// The same without adapters: the base as it stands, 4-bit weights dequantised.
+std::vector<NamedTensor> base_weights(CausalLm& model, Arena& arena, Stream& stream);
 
 }  // namespace rankwise

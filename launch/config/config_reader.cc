@@ -19,7 +19,8 @@ namespace {
 
 }  // namespace
 
-ConfigTreeReader::ConfigTreeReader(const ConfigNode& root, std::string_view source) : source_(source) {
+ConfigTreeReader::ConfigTreeReader(const ConfigNode& root, std::string_view source)
+    : source_(source) {
   if (root.kind != ConfigNode::Kind::kMap) {
     throw ConfigError(fmt::format("{}: expected sections (\"model:\", \"data:\", ...), got {}",
                                   root.place, root.description()));
@@ -44,7 +45,7 @@ void ConfigTreeReader::section(const ConfigKey& key, const std::function<void()>
 }
 
 void ConfigTreeReader::list(const ConfigKey& key, size_t, const std::function<void(size_t)>& resize,
-                        const std::function<void(size_t)>& describe) {
+                            const std::function<void(size_t)>& describe) {
   const ConfigNode* node = take(key);
   if (node == nullptr) return;
   const std::string path = path_of(key.name);
@@ -90,7 +91,7 @@ std::string ConfigTreeReader::path_of(const std::string& key) const {
 }
 
 void ConfigTreeReader::visit_level(const ConfigNode* node, const std::string& path,
-                               const std::function<void()>& describe) {
+                                   const std::function<void()>& describe) {
   if (node != nullptr && node->kind != ConfigNode::Kind::kMap) {
     fail_at(node->place, path, fmt::format("expected a section, got {}", node->description()));
   }

@@ -20,17 +20,18 @@ constexpr std::pair<const char*, Benchmark> kBenchmarks[] = {{"matmul", benchmar
                                                              {"step", benchmark_step}};
 
 Json small_llama() {
-  return {{"model_type", "llama"},       {"vocab_size", 1024},         {"hidden_size", 256},
-          {"intermediate_size", 688},    {"num_hidden_layers", 4},     {"num_attention_heads", 4},
-          {"num_key_value_heads", 4},    {"hidden_act", "silu"},       {"max_position_embeddings", 4096},
-          {"rms_norm_eps", 1e-5},        {"rope_theta", 10000.0},      {"tie_word_embeddings", false}};
+  return {{"model_type", "llama"},    {"vocab_size", 1024},     {"hidden_size", 256},
+          {"intermediate_size", 688}, {"num_hidden_layers", 4}, {"num_attention_heads", 4},
+          {"num_key_value_heads", 4}, {"hidden_act", "silu"},   {"max_position_embeddings", 4096},
+          {"rms_norm_eps", 1e-5},     {"rope_theta", 10000.0},  {"tie_word_embeddings", false}};
 }
 
 class BenchVerb : public Verb {
  public:
   std::string name() const override { return "bench"; }
   std::string help() const override {
-    return "measured rates of matmul, nf4, attention and a training step beside this machine's ceiling";
+    return "measured rates of matmul, nf4, attention and a training step beside this machine's "
+           "ceiling";
   }
   void add_options(CLI::App& app) override {
     std::vector<std::string> names;
@@ -49,8 +50,8 @@ class BenchVerb : public Verb {
 
   int run(VerbContext& context) override {
     BenchmarkShape shape;
-    shape.model = model_.empty() ? parse_model_config(small_llama(), "bench")
-                                 : load_model_config(model_);
+    shape.model =
+        model_.empty() ? parse_model_config(small_llama(), "bench") : load_model_config(model_);
     shape.tokens = tokens_;
     shape.lora_rank = rank_;
     shape.quantize_nf4 = quant_ == "nf4";
@@ -66,8 +67,8 @@ class BenchVerb : public Verb {
 
  private:
   static void print_table(const std::vector<BenchmarkRow>& rows, std::ostream& out) {
-    out << fmt::format("{:<52}{:>12}{:>10}{:>10}{:>10}{:>8}\n", "operation", "us (median)", "median",
-                       "best", "ceiling", "share");
+    out << fmt::format("{:<52}{:>12}{:>10}{:>10}{:>10}{:>8}\n", "operation", "us (median)",
+                       "median", "best", "ceiling", "share");
     for (const BenchmarkRow& row : rows) {
       out << fmt::format("{:<52}{:>12.1f}{:>10.1f}{:>10.1f}{:>10.1f}{:>7.0f}% {}\n", row.name,
                          row.microseconds, row.median, row.best, row.ceiling,

@@ -11,7 +11,6 @@
 #include "kernels/quantize.h"
 #include "launch/model_files.h"
 #include "launch/progress_line.h"
-#include "model/families/family.h"
 #include "model/hf_folder.h"
 #include "runtime/io/atomic_file.h"
 #include "runtime/io/quantized_store.h"
@@ -155,7 +154,6 @@ class QuantizeVerb : public Verb {
 QuantizeReport quantize_model(const QuantizeOptions& options) {
   check_paths(options);
   const ModelFiles files = open_model(options.model);
-  const std::string layers = family_of(files.config.model_type, files.path).names.layers + ".";
   StoreBuilder builder(files, options);
   for (const auto& [name, expected] : weight_shapes(files.config)) {
     const Shape shape = files.weights->shape(name);
@@ -163,8 +161,8 @@ QuantizeReport quantize_model(const QuantizeOptions& options) {
       throw FormatError(fmt::format("{}: {} has shape {}, config.json asks for {}", files.path,
                                     name, to_string(shape), to_string(expected)));
     }
-    const bool block_linear = name.starts_with(layers) && shape.rank() == 2;
-    block_linear ? builder.add_quantized(name, shape) : builder.add_dense(name, shape);
+    is_block_linear(files.config, name, shape) ? builder.add_quantized(name, shape)
+                                               : builder.add_dense(name, shape);
   }
   return builder.finish();
 }

@@ -79,20 +79,23 @@ struct BadFolder {
   std::vector<std::string> mentions;  // file, and tensor or key
 };
 
-std::vector<BadFolder> bad_folders() {
-  const auto config = [](const std::string& pointer, const Json& value) {
-    return [=](const ScratchFolder& scratch) {
-      edit_json(scratch, "model/config.json", pointer, value);
-    };
+auto tensors(const char* file, const Damage& damage) {
+  return [=](const ScratchFolder& scratch) { rewrite(scratch, file, damage); };
+}
+
+auto config(const std::string& pointer, const Json& value) {
+  return [=](const ScratchFolder& scratch) {
+    edit_json(scratch, "model/config.json", pointer, value);
   };
-  const auto peft = [](const std::string& pointer, const Json& value) {
-    return [=](const ScratchFolder& scratch) {
-      edit_json(scratch, "adapter/adapter_config.json", pointer, value);
-    };
+}
+
+auto peft(const std::string& pointer, const Json& value) {
+  return [=](const ScratchFolder& scratch) {
+    edit_json(scratch, "adapter/adapter_config.json", pointer, value);
   };
-  const auto tensors = [](const char* file, const Damage& damage) {
-    return [=](const ScratchFolder& scratch) { rewrite(scratch, file, damage); };
-  };
+}
+
+std::vector<BadFolder> bad_weights() {
   return {
       {"TruncatedWeights", [](const ScratchFolder& s) { cut_short(s, kModelFile); }, {kModelFile}},
       {"EmptyWeights", [](const ScratchFolder& s) { s.write(kModelFile, ""); }, {kModelFile}},
@@ -131,6 +134,11 @@ std::vector<BadFolder> bad_folders() {
                  R"({"weight_map": {"model.norm.weight": "../outside.safetensors"}})");
        },
        {"model.safetensors.index.json", "../outside.safetensors"}},
+  };
+}
+
+std::vector<BadFolder> bad_configs() {
+  return {
       {"DuplicateConfigKey",
        [](const ScratchFolder& s) {
          s.write("model/config.json", R"({"model_type": "llama", "model_type": "llama"})");
@@ -145,6 +153,11 @@ std::vector<BadFolder> bad_folders() {
       {"UnknownActivation", config("/hidden_act", "gelu"), {"config.json", "hidden_act", "gelu"}},
       {"UnknownFamily", config("/model_type", "gpt9"), {"config.json", "model_type", "gpt9"}},
       {"FewerEmbeddingsThanTokens", config("/vocab_size", 100), {"model", "100"}},
+  };
+}
+
+std::vector<BadFolder> bad_adapters() {
+  return {
       {"TruncatedAdapter",
        [](const ScratchFolder& s) { cut_short(s, kAdapterFile); },
        {kAdapterFile}},
@@ -192,8 +205,13 @@ TEST_P(BadModel, EndsWithCodeFourAndOneLineThatNamesTheCulprit) {
   for (const std::string& part : GetParam().mentions) RW_EXPECT_HAS(result.errors, part);
 }
 
-INSTANTIATE_TEST_SUITE_P(Damages, BadModel, ::testing::ValuesIn(bad_folders()),
-                         [](const auto& test) { return test.param.name; });
+std::string name_of_case(const ::testing::TestParamInfo<BadFolder>& test) {
+  return test.param.name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Weights, BadModel, ::testing::ValuesIn(bad_weights()), name_of_case);
+INSTANTIATE_TEST_SUITE_P(Configs, BadModel, ::testing::ValuesIn(bad_configs()), name_of_case);
+INSTANTIATE_TEST_SUITE_P(Adapters, BadModel, ::testing::ValuesIn(bad_adapters()), name_of_case);
 
 // Proof that the cases above fail for their damage alone.
 TEST(BadModel, TheUndamagedFoldersWork) {

@@ -129,6 +129,27 @@ TEST(WeightShapes, FollowTheConfig) {
             "model.norm.weight");
 }
 
+TEST(WeightShapes, BlockLinearsAreTheMatricesInsideBlocks) {
+  const ModelConfig config = tiny_config();
+  EXPECT_TRUE(is_block_linear(config, "model.layers.1.mlp.up_proj", {24, 16}));
+  EXPECT_TRUE(is_block_linear(config, "model.layers.0.self_attn.q_proj.weight", {16, 16}));
+  EXPECT_FALSE(is_block_linear(config, "model.layers.0.input_layernorm.weight", {16}));
+  EXPECT_FALSE(is_block_linear(config, "model.embed_tokens.weight", {64, 16}));
+  EXPECT_FALSE(is_block_linear(config, "lm_head.weight", {64, 16}));
+}
+
+TEST(HfFolder, ConfigNamesTheTypeOfTheWrittenWeights) {
+  const testing::ScratchFolder scratch;
+  Arena arena;
+  const Tensor weight = arena.allocate("test", DType::kF32, {2, 2});
+  std::fill_n(weight.data<float>(), weight.numel(), 0.0f);
+  const ModelConfig config = tiny_config({{"torch_dtype", "bfloat16"}});
+  write_hf_folder(scratch.file("out"), config, {{"w", weight}}, {});
+  const Json written = read_json_file(scratch.file("out") + "/config.json");
+  EXPECT_EQ(written.at("torch_dtype"), "float32");
+  EXPECT_FALSE(written.contains("dtype"));
+}
+
 TEST(RandomWeights, AreAFunctionOfSeedAndName) {
   Arena arena;
   const ModelConfig config = tiny_config({{"attention_bias", true}, {"hidden_size", 64}});
