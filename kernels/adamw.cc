@@ -1,22 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/adamw.h"
 
+#include <cmath>
+
 #include "kernels/check.h"
 #include "kernels/cpu/adamw.h"
-#include "kernels/dispatch.h"
+#include "kernels/cuda/adamw.h"
 
 namespace rankwise {
 
-void adamw(const Tensor& p, const Tensor& m, const Tensor& v, const Tensor& g, float gradient_scale,
-           const AdamWParams& params, Stream& stream) {
+AdamWFactors adamw_factors(const AdamWParams& params, float gradient_scale) {
+  const double steps = static_cast<double>(params.step);
+  const double correction1 = 1.0 - std::pow(params.beta1, steps);
+  const double correction2 = 1.0 - std::pow(params.beta2, steps);
+  return {.gradient_scale = gradient_scale,
+          .keep = static_cast<float>(1.0 - params.lr * params.weight_decay),
+          .step_size = static_cast<float>(params.lr / correction1),
+          .inv_root2 = static_cast<float>(1.0 / std::sqrt(correction2)),
+          .beta1 = static_cast<float>(params.beta1),
+          .fresh1 = static_cast<float>(1.0 - params.beta1),
+          .beta2 = static_cast<float>(params.beta2),
+          .fresh2 = static_cast<float>(1.0 - params.beta2),
+          .eps = static_cast<float>(params.eps)};
+}
+
+void adamw(std::span<const AdamWTensors> tensors, float gradient_scale, const AdamWParams& params,
+           Stream& stream) {
   RW_ASSERT(params.step >= 1, "adamw: step {} (the first is 1)", params.step);
-  check::f32("adamw", "p", p, p.shape());
-  check::f32("adamw", "m", m, p.shape());
-  check::f32("adamw", "v", v, p.shape());
-  check::f32("adamw", "g", g, p.shape());
+  for (const AdamWTensors& t : tensors) {
+    check::f32("adamw", "p", t.p, t.p.shape());
+    check::f32("adamw", "m", t.m, t.p.shape());
+    check::f32("adamw", "v", t.v, t.p.shape());
+    check::f32("adamw", "g", t.g, t.p.shape());
+  }
   if (stream.measuring()) return;
-  require_cpu(stream);
-  cpu::adamw(p, m, v, g, gradient_scale, params);
+  const AdamWFactors factors = adamw_factors(params, gradient_scale);
+  if constexpr (kHasCuda) {
+    if (stream.is_cuda()) return cuda::adamw(tensors, factors, stream);
+  }
+  for (const AdamWTensors& t : tensors) cpu::adamw(t, factors);
 }
 
 }  // namespace rankwise

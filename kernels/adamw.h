@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "runtime/stream.h"
 #include "runtime/tensor.h"
@@ -18,10 +19,28 @@ struct AdamWParams {
   int64_t step = 1;  // 1 for the first update
 };
 
-// p *= 1 - lr * wd; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
-// p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps). All F32, equal shapes; g is
-// multiplied by gradient_scale (the clip factor) as it is read.
-void adamw(const Tensor& p, const Tensor& m, const Tensor& v, const Tensor& g, float gradient_scale,
-           const AdamWParams& params, Stream& stream);
+// A parameter p, its moments m and v and its gradient g: all F32, equal shapes.
+struct AdamWTensors {
+  Tensor p, m, v, g;
+};
+
+// The numbers of one update that all elements share, in fp32; computed in double, as the reference
+// does.
+struct AdamWFactors {
+  float gradient_scale;
+  float keep;           // 1 - lr * wd
+  float step_size;      // lr / (1 - b1^t)
+  float inv_root2;      // 1 / sqrt(1 - b2^t)
+  float beta1, fresh1;  // b1, 1 - b1
+  float beta2, fresh2;
+  float eps;
+};
+AdamWFactors adamw_factors(const AdamWParams& params, float gradient_scale);
+
+// For each: p *= 1 - lr * wd; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
+// p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps). g is multiplied by gradient_scale
+// (the clip factor) as it is read.
+void adamw(std::span<const AdamWTensors> tensors, float gradient_scale, const AdamWParams& params,
+           Stream& stream);
 
 }  // namespace rankwise

@@ -32,6 +32,14 @@ void f32(std::string_view op, std::string_view argument, const Tensor& actual,
   contiguous(op, argument, actual);
 }
 
+void activation(std::string_view op, std::string_view argument, const Tensor& actual,
+                const Shape& expected) {
+  if (!actual.device().is_cuda()) return f32(op, argument, actual, expected);
+  shape(op, argument, actual, expected);
+  RW_ASSERT(actual.dtype() == DType::kF32 || actual.dtype() == DType::kBF16,
+            "{}: {} is {}, expected F32 or BF16", op, argument, name_of(actual.dtype()));
+}
+
 void nf4(std::string_view op, const QuantizedTensor& actual) {
   RW_ASSERT(actual.scheme == QuantScheme::kNf4, "{}: scheme {}, expected NF4", op,
             static_cast<int>(actual.scheme));

@@ -7,9 +7,10 @@
 
 namespace rankwise {
 
-// logits (T, V) F32, targets (T) I32, ignored where negative. Adds to sums (3) F64: [0] sum of
-// -log softmax(logits)[target], [1] count of targets, [2] count of targets that are the argmax.
-// write_gradient: logits become d(sum of losses)/d(logits) = softmax - onehot, 0 in ignored rows.
+// logits (T, V) F32, or BF16 on CUDA; targets (T) I32, ignored where negative. Adds to sums (3)
+// F64: [0] sum of -log softmax(logits)[target], [1] count of targets, [2] count of targets that are
+// the argmax. write_gradient: logits become d(sum of losses)/d(logits) = softmax - onehot, 0 in
+// ignored rows.
 void cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& sums,
                    bool write_gradient, Stream& stream);
 

@@ -7,7 +7,13 @@
 
 namespace rankwise {
 
-inline constexpr bool kHasCuda = RANKWISE_HAS_CUDA != 0;
+// In kernels/<op>.cc, after the argument checks and the return in measuring mode:
+//   if constexpr (kHasCuda) {
+//     if (stream.is_cuda()) return cuda::op(...);
+//   }
+//   cpu::op(...);
+// A CUDA operation that takes scratch memory is called in measuring mode too, on a CUDA stream: it
+// asks stream.scratch() for all it needs, at once, and returns when measuring.
 
 // For operations that have a CPU backend only: called after the argument checks, before cpu::op.
 inline void require_cpu(const Stream& stream) {

@@ -3,18 +3,21 @@
 
 #include "kernels/check.h"
 #include "kernels/cpu/embedding.h"
+#include "kernels/cuda/embedding.h"
 #include "kernels/dispatch.h"
 
 namespace rankwise {
 
 void embedding(const Tensor& y, const Tensor& ids, const Tensor& table, Stream& stream) {
   RW_ASSERT(table.rank() == 2, "embedding: table is {}", to_string(table.shape()));
-  check::f32("embedding", "table", table, table.shape());
+  check::activation("embedding", "table", table, table.shape());
   check::dtype("embedding", "ids", ids, DType::kI32);
   check::contiguous("embedding", "ids", ids);
-  check::f32("embedding", "y", y, {ids.numel(), table.dim(1)});
+  check::activation("embedding", "y", y, {ids.numel(), table.dim(1)});
   if (stream.measuring()) return;
-  require_cpu(stream);
+  if constexpr (kHasCuda) {
+    if (stream.is_cuda()) return cuda::embedding(y, ids, table, stream);
+  }
   cpu::embedding(y, ids, table);
 }
 
@@ -23,9 +26,13 @@ void embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& id
   check::f32("embedding_backward", "dtable", dtable, dtable.shape());
   check::dtype("embedding_backward", "ids", ids, DType::kI32);
   check::contiguous("embedding_backward", "ids", ids);
-  check::f32("embedding_backward", "dy", dy, {ids.numel(), dtable.dim(1)});
+  check::activation("embedding_backward", "dy", dy, {ids.numel(), dtable.dim(1)});
+  if constexpr (kHasCuda) {  // takes scratch memory: also when measuring
+    if (stream.is_cuda()) {
+      return cuda::embedding_backward(dtable, dy, ids, stream);
+    }
+  }
   if (stream.measuring()) return;
-  require_cpu(stream);
   cpu::embedding_backward(dtable, dy, ids);
 }
 

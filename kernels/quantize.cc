@@ -7,7 +7,8 @@
 
 #include "kernels/check.h"
 #include "kernels/cpu/quantize.h"
-#include "kernels/dispatch.h"
+#include "kernels/cuda/dequantize.h"
+#include "kernels/cuda/quantize.h"
 
 namespace rankwise {
 namespace {
@@ -73,6 +74,12 @@ std::span<const float, 256> signed_dynamic_map() {
   return map;
 }
 
+float mean_scale(std::span<const float> scales) {
+  double sum = 0.0;
+  for (const float scale : scales) sum += scale;
+  return scales.empty() ? 0.0f : static_cast<float>(sum / static_cast<double>(scales.size()));
+}
+
 QuantizedTensor allocate_nf4(const Shape& shape, bool double_quant, DType source_dtype,
                              Arena& arena, std::string_view purpose) {
   QuantizedTensor out;
@@ -94,8 +101,10 @@ QuantizedTensor allocate_nf4(const Shape& shape, bool double_quant, DType source
 void quantize_nf4(QuantizedTensor& out, const Tensor& w, Stream& stream) {
   check::nf4("quantize_nf4", out);
   check::f32("quantize_nf4", "w", w, out.shape);
+  if constexpr (kHasCuda) {
+    if (stream.is_cuda()) return cuda::quantize_nf4(out, w, stream);
+  }
   if (stream.measuring()) return;
-  require_cpu(stream);
   cpu::quantize_nf4(out, w, stream);
 }
 
@@ -108,9 +117,13 @@ void dequantize_rows(const Tensor& w, const QuantizedTensor& q, int64_t begin, i
   check::nf4("dequantize_rows", q);
   RW_ASSERT(0 <= begin && begin <= end && end <= q.shape.dim(0), "rows [{}, {}) of {}", begin, end,
             to_string(q.shape));
-  check::f32("dequantize_rows", "w", w, {end - begin, q.shape.dim(1)});
+  check::activation("dequantize_rows", "w", w, {end - begin, q.shape.dim(1)});
   if (stream.measuring()) return;
-  require_cpu(stream);
+  if constexpr (kHasCuda) {
+    if (stream.is_cuda()) {
+      return cuda::dequantize_rows(w.raw(), w.dtype(), w.row_stride(), q, begin, end, stream);
+    }
+  }
   cpu::dequantize_rows(w.data<float>(), q, begin, end);
 }
 

@@ -19,6 +19,9 @@ std::span<const float, 15> nf4_thresholds();
 // The 256 sorted values of the signed 8-bit dynamic map: [0] -0.99296875, [127] 0, [255] 1.
 std::span<const float, 256> signed_dynamic_map();
 
+// The offset of double quantisation: the mean in fp32, of a sum in double from the first scale on.
+float mean_scale(std::span<const float> scales);
+
 // Allocates codes and scales for a matrix of this shape in the arena under `purpose`.
 QuantizedTensor allocate_nf4(const Shape& shape, bool double_quant, DType source_dtype,
                              Arena& arena, std::string_view purpose);
@@ -29,7 +32,8 @@ QuantizedTensor allocate_nf4(const Shape& shape, bool double_quant, DType source
 // out.nested_offset.
 void quantize_nf4(QuantizedTensor& out, const Tensor& w, Stream& stream);
 
-// w (out, in) F32 = value[code] * scale, in fp32.
+// w (out, in) F32, or on CUDA BF16 (rounded once, to nearest even), whose rows may be strided
+// there, = value[code] * scale, in fp32.
 void dequantize(const Tensor& w, const QuantizedTensor& q, Stream& stream);
 // Rows [begin, end) only: w (end - begin, in).
 void dequantize_rows(const Tensor& w, const QuantizedTensor& q, int64_t begin, int64_t end,

@@ -7,7 +7,8 @@
 
 namespace rankwise {
 
-// x, y (T, C); weight (C); inv_rms (T) F32 is kept for the backward pass.
+// x, y (T, C) F32, or BF16 on CUDA, where rows may be strided; weight (C) F32; inv_rms (T) F32 is
+// kept for the backward pass. Sums are fp32.
 void rms_norm(const Tensor& y, const Tensor& inv_rms, const Tensor& x, const Tensor& weight,
               float eps, Stream& stream);
 

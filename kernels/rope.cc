@@ -3,6 +3,7 @@
 
 #include "kernels/check.h"
 #include "kernels/cpu/rope.h"
+#include "kernels/cuda/rope.h"
 #include "kernels/dispatch.h"
 
 namespace rankwise {
@@ -16,18 +17,27 @@ void rope_tables(const Tensor& cos, const Tensor& sin, const Tensor& positions,
   check::f32("rope_tables", "cos", cos, table);
   check::f32("rope_tables", "sin", sin, table);
   if (stream.measuring()) return;
-  require_cpu(stream);
+  if constexpr (kHasCuda) {
+    if (stream.is_cuda()) return cuda::rope_tables(cos, sin, positions, inv_freq, stream);
+  }
   cpu::rope_tables(cos, sin, positions, inv_freq);
 }
 
-void rope(const Tensor& x, const Tensor& cos, const Tensor& sin, bool inverse, Stream& stream) {
-  RW_ASSERT(x.rank() == 3 && x.dim(2) % 2 == 0, "rope: x is {}", to_string(x.shape()));
-  check::f32("rope", "x", x, x.shape());
-  check::f32("rope", "cos", cos, {x.dim(0), x.dim(2) / 2});
-  check::f32("rope", "sin", sin, {x.dim(0), x.dim(2) / 2});
+void rope(const Tensor& q, const Tensor& k, const Tensor& cos, const Tensor& sin, bool inverse,
+          Stream& stream) {
+  RW_ASSERT(q.rank() == 3 && q.dim(2) % 2 == 0, "rope: q is {}", to_string(q.shape()));
+  RW_ASSERT(k.rank() == 3, "rope: k is {}", to_string(k.shape()));
+  check::activation("rope", "q", q, q.shape());
+  check::activation("rope", "k", k, {q.dim(0), k.dim(1), q.dim(2)});
+  check::dtype("rope", "k", k, q.dtype());
+  check::f32("rope", "cos", cos, {q.dim(0), q.dim(2) / 2});
+  check::f32("rope", "sin", sin, {q.dim(0), q.dim(2) / 2});
   if (stream.measuring()) return;
-  require_cpu(stream);
-  cpu::rope(x, cos, sin, inverse);
+  if constexpr (kHasCuda) {
+    if (stream.is_cuda()) return cuda::rope(q, k, cos, sin, inverse, stream);
+  }
+  cpu::rope(q, cos, sin, inverse);
+  cpu::rope(k, cos, sin, inverse);
 }
 
 }  // namespace rankwise

@@ -12,8 +12,9 @@ namespace rankwise {
 void rope_tables(const Tensor& cos, const Tensor& sin, const Tensor& positions,
                  const Tensor& inv_freq, Stream& stream);
 
-// In place on x (T, H, D): x[i], x[i + D/2] rotated by +angle (inverse: by -angle, which is the
-// backward pass).
-void rope(const Tensor& x, const Tensor& cos, const Tensor& sin, bool inverse, Stream& stream);
+// In place on q (T, H, D) and k (T, G, D), F32, or BF16 on CUDA, where rows may be strided: x[i],
+// x[i + D/2] rotated by +angle (inverse: by -angle, which is the backward pass).
+void rope(const Tensor& q, const Tensor& k, const Tensor& cos, const Tensor& sin, bool inverse,
+          Stream& stream);
 
 }  // namespace rankwise

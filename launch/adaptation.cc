@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <set>
 
+#include "launch/device_choice.h"
 #include "model/adapters/lora_adapter.h"
 #include "model/hf_folder.h"
 
@@ -120,7 +121,10 @@ ModelPlan Adaptation::plan(Arena& arena, Stream& stream) const {
   plan.seed = static_cast<uint64_t>(config_->train.seed);
   plan.quantize_nf4 = config_->model.quant == BaseQuantization::kNf4;
   plan.double_quant = config_->model.double_quant;
-  plan.recompute = config_->train.recompute;
+  plan.recompute = config_->train.recompute.value_or(Recompute::kNone);
+  plan.compute = choose_compute(config_->model.compute, arena.device());
+  plan.deterministic = config_->train.deterministic;
+  plan.logits_bytes = logits_bytes(arena.device());
   plan.make_adapter = [this, &arena, &stream,
                        seed = plan.seed](const LinearSite& site) -> std::unique_ptr<Adapter> {
     const Rule* rule = rule_of(site.module);
@@ -135,14 +139,14 @@ ModelPlan Adaptation::plan(Arena& arena, Stream& stream) const {
   return plan;
 }
 
-void Adaptation::load_starting_points(CausalLm& model) const {
+void Adaptation::load_starting_points(CausalLm& model, Stream& stream) const {
   for (const Rule& rule : rules_) {
     if (!rule.start) continue;
     std::vector<std::pair<std::string, Adapter*>> chosen;
     for (const auto& entry : model.adapters()) {
       if (rule_of(entry.first) == &rule) chosen.push_back(entry);
     }
-    load_peft_weights(*rule.options->from, chosen);
+    load_peft_weights(*rule.options->from, chosen, stream);
   }
 }
 

@@ -23,11 +23,12 @@ class Adaptation {
   // rules that train nothing. Linear layers trained in full stay dense whatever model.quant says.
   Adaptation(const TrainConfig& config, const ModelConfig& model);
 
-  // What CausalLm asks while it is built. Adapters are allocated in `arena`; both must outlive the
-  // model's construction, as must this object.
+  // What CausalLm asks while it is built, on the arena's device; train.recompute auto is none here.
+  // Adapters are allocated in `arena`; both must outlive the model's construction, as must this
+  // object.
   ModelPlan plan(Arena& arena, Stream& stream) const;
   // Copies the tensors of `from` folders into the model's adapters.
-  void load_starting_points(CausalLm& model) const;
+  void load_starting_points(CausalLm& model, Stream& stream) const;
   // Trained parameters by learning-rate factor and weight decay. Norms and biases are not decayed;
   // with lr_ratio_b (LoRA+) the B matrices form a group of their own.
   std::vector<ParameterGroup> groups(CausalLm& model) const;

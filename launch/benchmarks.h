@@ -1,40 +1,72 @@
 // SPDX-License-Identifier: Apache-2.0
-// Benchmarks: rates of the operations a step is made of, each beside this machine's measured
-// ceiling.
+// Benchmarks: rates of the operations a step is made of, each beside the measured ceiling of the
+// machine.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "model/model_config.h"
+#include "model/model_plan.h"
 
 namespace rankwise {
 
 struct BenchmarkShape {
   ModelConfig model;
-  int64_t tokens = 512;  // of one micro-batch, one document
+  Device device;
+  DType compute = DType::kF32;  // of activations
+  int64_t tokens = 512;         // of one document
+  int64_t batch = 1;            // documents of the micro-batch
   int64_t lora_rank = 8;
   bool quantize_nf4 = true;
+  Recompute recompute = Recompute::kNone;
   double seconds = 2.0;  // time spent on each row
+
+  int64_t all_tokens() const { return batch * tokens; }
 };
+
+struct BenchmarkCeiling {
+  std::string machine;
+  double flops_per_s = 0.0;  // products of the compute type
+  double bytes_per_s = 0.0;  // copy, read plus written
+};
+
+// Takes about a second.
+BenchmarkCeiling measure_ceiling(const BenchmarkShape& shape);
 
 struct BenchmarkRow {
   std::string name;
-  std::string unit;     // "GFLOP/s" or "GB/s"
+  std::string unit;     // "GFLOP/s" or "GB/s"; on a GPU "TFLOP/s" or "TB/s"
   double median = 0.0;  // of the repetitions
   double best = 0.0;
   double ceiling = 0.0;       // measured in the same run, same unit
   double microseconds = 0.0;  // median time of one call
+
+  std::optional<double> calls_per_step;  // of a kernel
+  std::optional<double> step_share;      // its time in a step over the measured time of a step
+  bool part = false;                     // of the row above it that is no part
+  std::optional<double> tokens_per_s;    // of a step
+  std::optional<int64_t> peak_bytes;     // of a step: arena and scratch
 };
 
 // The products of one block (dense), forward and both gradients, and those of an adapter.
-std::vector<BenchmarkRow> benchmark_matmul(const BenchmarkShape& shape);
-// Quantise, dequantise, and the product with an NF4 weight.
-std::vector<BenchmarkRow> benchmark_nf4(const BenchmarkShape& shape);
-// Causal attention, forward and backward, in FLOPs of visible pairs only.
-std::vector<BenchmarkRow> benchmark_attention(const BenchmarkShape& shape);
+std::vector<BenchmarkRow> benchmark_matmul(const BenchmarkShape& shape,
+                                           const BenchmarkCeiling& ceiling);
+// Dequantisation, and products with an NF4 weight, without and with a low-rank term.
+std::vector<BenchmarkRow> benchmark_nf4(const BenchmarkShape& shape,
+                                        const BenchmarkCeiling& ceiling);
+// Causal attention, forward and backward, in FLOPs of visible pairs that are required: 4 D forward
+// and 8 D backward for each pair and head, the scores that backward computes again not counted.
+std::vector<BenchmarkRow> benchmark_attention(const BenchmarkShape& shape,
+                                              const BenchmarkCeiling& ceiling);
 // A whole LoRA training step on one rank, in required FLOPs (StepFlops).
-std::vector<BenchmarkRow> benchmark_step(const BenchmarkShape& shape);
+std::vector<BenchmarkRow> benchmark_step(const BenchmarkShape& shape,
+                                         const BenchmarkCeiling& ceiling);
+// The operations of that step one by one, at its shapes: how often each runs, what share of the
+// step it takes. Then their sum, to hold against the step.
+std::vector<BenchmarkRow> benchmark_kernels(const BenchmarkShape& shape,
+                                            const BenchmarkCeiling& ceiling);
 
 }  // namespace rankwise

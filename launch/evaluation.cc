@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "kernels/elementwise.h"
+#include "runtime/transfer.h"
 
 namespace rankwise {
 
@@ -21,8 +22,8 @@ EvaluationResult evaluate_loss(CausalLm& model, const std::vector<MicroBatch>& b
     model.loss(context, sums, stream);
   }
   mesh.data().all_reduce(sums, ReduceOp::kSum, "evaluation sums", stream);
-  stream.synchronize();
-  const double* values = sums.data<double>();
+  std::array<double, 3> values{};
+  download(values.data(), sums, stream);
   EvaluationResult result;
   result.trained_tokens = static_cast<int64_t>(values[1]);
   if (result.trained_tokens > 0) {

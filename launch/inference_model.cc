@@ -3,13 +3,17 @@
 
 #include <optional>
 
+#include "launch/device_choice.h"
 #include "model/adapters/lora_adapter.h"
 
 namespace rankwise {
 
 InferenceModel::InferenceModel(const ModelFiles& files, const InferenceOptions& options,
-                               const DeviceMesh& mesh) {
+                               const DeviceMesh& mesh)
+    : arena_(options.device), stream_(options.device) {
   ModelPlan plan;
+  plan.compute = options.compute;
+  plan.logits_bytes = logits_bytes(options.device);
   plan.quantize_nf4 = options.quantize_nf4;
   plan.double_quant = options.double_quant;
   std::optional<PeftConfig> peft;
@@ -24,7 +28,7 @@ InferenceModel::InferenceModel(const ModelFiles& files, const InferenceOptions& 
     };
   }
   model_ = std::make_unique<CausalLm>(files.config, *files.weights, plan, mesh, arena_, stream_);
-  if (peft) load_peft_weights(options.adapter, model_->adapters());
+  if (peft) load_peft_weights(options.adapter, model_->adapters(), stream_);
 }
 
 }  // namespace rankwise

@@ -15,6 +15,8 @@ struct InferenceOptions {
   std::string adapter;  // PEFT folder; empty: the base alone
   bool quantize_nf4 = false;
   bool double_quant = true;  // of quantize_nf4
+  Device device = {};
+  DType compute = DType::kF32;
 };
 
 class InferenceModel {

@@ -98,6 +98,16 @@ std::string nccl_version() {
   return fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
 }
 
+// Value of "key value" in a file of such lines; 0 when it is not there.
+int64_t counter(const fs::path& path, std::string_view key) {
+  std::istringstream words(slurp(path));
+  std::string name;
+  for (int64_t value = 0; words >> name >> value;) {
+    if (name == key) return value;
+  }
+  return 0;
+}
+
 int64_t usable_threads() {
   cpu_set_t set;
   CPU_ZERO(&set);
@@ -136,6 +146,30 @@ void read_meminfo(const std::string& text, MachineReport& report) {
     if (key == "MemTotal") report.memory_bytes = leading_number(value) * 1024;
     if (key == "MemAvailable") report.available_bytes = leading_number(value) * 1024;
   });
+}
+
+int64_t available_host_bytes(const std::string& root) {
+  const fs::path base(root);
+  MachineReport report;
+  read_meminfo(slurp(base / "proc/meminfo"), report);
+  int64_t available = report.available_bytes;
+  struct Limit {  // cgroup v2, then v1
+    const char* folder;
+    const char* limit;
+    const char* used;
+    const char* cache;
+  };
+  for (const auto& [folder, limit, used, cache] :
+       {Limit{"sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"},
+        Limit{"sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
+              "total_inactive_file"}}) {
+    const int64_t bytes = leading_number(slurp(base / folder / limit));
+    if (bytes <= 0) continue;
+    const int64_t taken =
+        leading_number(slurp(base / folder / used)) - counter(base / folder / "memory.stat", cache);
+    available = std::min(available, std::max<int64_t>(1, bytes - taken));
+  }
+  return available;
 }
 
 MachineReport inspect_machine(const std::string& root) {

@@ -30,6 +30,10 @@ struct MachineReport {
 // dev/nvidia*, proc/driver/nvidia. Nothing that cannot be read is an error.
 MachineReport inspect_machine(const std::string& root = "/");
 
+// What this process may still take: available memory, within what is left of a container's limit;
+// page cache counts as free. 0: unknown.
+int64_t available_host_bytes(const std::string& root = "/");
+
 // The parts that only parse text.
 void read_cpuinfo(const std::string& text, MachineReport& report);
 void read_meminfo(const std::string& text, MachineReport& report);

@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "launch/trainer.h"
 
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 
 #include "kernels/elementwise.h"
 #include "optim/adamw_optimizer.h"
+#include "runtime/transfer.h"
 
 namespace rankwise {
 namespace {
+
+// Micro-batches with more work than this hide the time that launching takes.
+constexpr double kMostReplayedFlops = 1e13;
 
 double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -28,8 +34,12 @@ Trainer::Trainer(const TrainConfig& config, const ModelFiles& files, const Adapt
                 config.optim.warmup.steps(total_steps), total_steps),
       flops_(model_),
       max_grad_norm_(config.optim.max_grad_norm),
-      sums_(arena.allocate("metrics", DType::kF64, {3})) {
-  if (!arena.measuring()) adaptation.load_starting_points(model_);
+      replays_(
+          stream.is_cuda() && !stream.measuring() && mesh.world().size() == 1 &&
+          std::ranges::all_of(config.adapt, [](const auto& rule) { return rule.dropout == 0; })),
+      sums_(arena.allocate("metrics", DType::kF64, {3})),
+      norm_sums_(arena.allocate("metrics", DType::kF64, {2})) {
+  if (!arena.measuring()) adaptation.load_starting_points(model_, stream);
   const AdamWOptions options{config.optim.betas[0], config.optim.betas[1], config.optim.eps};
   optimizer_ = std::make_unique<AdamWOptimizer>(groups_, options, arena, stream);
 }
@@ -41,11 +51,8 @@ StepMeasurement Trainer::train_step(int64_t step, std::span<const MicroBatch> ba
   reducer_.begin_step(*stream_);
   for (const MicroBatch& batch : batches) {
     const Arena::Scope activations = arena_->scope("activations");
-    ForwardContext context =
-        model_.forward(batch, /*training=*/true, static_cast<uint64_t>(step), *stream_);
-    model_.loss(context, sums_, *stream_);
     reducer_.begin_micro_batch(batch.trained_tokens, &batch == &batches.back());
-    model_.backward(context, reducer_, *stream_);
+    forward_backward(batch, static_cast<uint64_t>(step));
     result.tokens += batch.tokens();
     result.flops += flops_.training(batch);
   }
@@ -55,7 +62,7 @@ StepMeasurement Trainer::train_step(int64_t step, std::span<const MicroBatch> ba
   mesh_->data().all_reduce(sums_, ReduceOp::kSum, "loss sums", *stream_);
   result.reduce_seconds = seconds_since(backward_end);
 
-  const ClipResult clip = clip_gradients(groups_, max_grad_norm_, *mesh_, *stream_);
+  const ClipResult clip = clip_gradients(groups_, max_grad_norm_, *mesh_, norm_sums_, *stream_);
   result.gradient_norm = clip.norm;
   read_sums(step, result);
   result.learning_rate = schedule_.at(step);
@@ -65,10 +72,25 @@ StepMeasurement Trainer::train_step(int64_t step, std::span<const MicroBatch> ba
   return result;
 }
 
+void Trainer::forward_backward(const MicroBatch& batch, uint64_t step) {
+  ForwardContext context = model_.begin(batch, /*training=*/true, step, *stream_);
+  const auto work = [&] {
+    model_.run(context);
+    model_.loss(context, sums_, *stream_);
+    model_.backward(context, reducer_, *stream_);
+  };
+  if (!replays_ || flops_.training(batch) > kMostReplayedFlops) return work();
+  const StepGraphs::Key key{context.tokens,           batch.documents(),
+                            context.longest_document, context.ids.raw(),
+                            stream_->scratch_bytes(), model_.chunks_with_targets(context)};
+  if (!graphs_.run(key, work, *stream_)) return;
+  for (const Parameter* parameter : reducer_.parameters()) reducer_.ready(*parameter, *stream_);
+}
+
 void Trainer::read_sums(int64_t step, StepMeasurement& result) const {
   if (stream_->measuring()) return;
-  stream_->synchronize();
-  const double* sums = sums_.data<double>();
+  std::array<double, 3> sums{};
+  download(sums.data(), sums_, *stream_);
   result.loss = sums[0] / sums[1];
   result.token_accuracy = sums[2] / sums[1];
   if (std::isfinite(result.loss) && std::isfinite(result.gradient_norm)) return;

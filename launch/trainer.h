@@ -10,6 +10,7 @@
 #include "launch/config/train_config.h"
 #include "launch/model_files.h"
 #include "launch/step_flops.h"
+#include "launch/step_graphs.h"
 #include "optim/clip_gradients.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
@@ -49,6 +50,7 @@ class Trainer {
   int64_t trained_elements() const;
 
  private:
+  void forward_backward(const MicroBatch& batch, uint64_t step);
   void read_sums(int64_t step, StepMeasurement& result) const;
 
   Arena* arena_;
@@ -61,7 +63,10 @@ class Trainer {
   Schedule schedule_;
   StepFlops flops_;
   double max_grad_norm_;
-  Tensor sums_;  // (3) F64: loss, targets, hits
+  StepGraphs graphs_;
+  bool replays_;      // small micro-batches are replayed: their work does not depend on the step
+  Tensor sums_;       // (3) F64: loss, targets, hits
+  Tensor norm_sums_;  // (2) F64, of clip_gradients
 };
 
 }  // namespace rankwise

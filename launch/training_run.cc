@@ -2,9 +2,11 @@
 #include "launch/training_run.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <ostream>
 
+#include "kernels/gpu_ceiling.h"
 #include "kernels/machine_ceiling.h"
 #include "launch/version.h"
 #include "model/hf_folder.h"
@@ -27,21 +29,16 @@ void require_kept(const std::string& folder, std::string_view key, const std::st
                                 key, path, folder));
 }
 
-// A micro-batch as long as the configuration and the data allow.
-MicroBatch largest_micro_batch(const TrainConfig& config, const Dataset& dataset) {
-  int64_t length = config.data.seq_len;
-  if (!config.data.packing) {
-    length = 0;
-    for (const Sample& sample : dataset.samples) {
-      length = std::max(length, static_cast<int64_t>(sample.input_ids.size()));
+// On a GPU with memory of its own, given back before the run takes its own.
+double measure_peak_flops_per_s(Device device, DType compute) {
+  if constexpr (kHasCuda) {
+    if (device.is_cuda()) {
+      Stream stream(device);
+      const GpuCeiling ceiling = measure_gpu_ceiling(stream);
+      return (compute == DType::kBF16 ? ceiling.bf16_tflops : ceiling.fp32_tflops) * 1e12;
     }
   }
-  Sample row;
-  row.input_ids.assign(static_cast<size_t>(length), 0);
-  row.labels.assign(static_cast<size_t>(length), 0);
-  MicroBatch batch;
-  for (int64_t i = 0; i < config.train.micro_batch; ++i) append_document(batch, row);
-  return batch;
+  return measure_multiply_add_gflops() * 1e9;
 }
 
 }  // namespace
@@ -49,20 +46,29 @@ MicroBatch largest_micro_batch(const TrainConfig& config, const Dataset& dataset
 TrainingRun::TrainingRun(const TrainConfig& config, VerbContext& context)
     : config_(config),
       context_(&context),
+      device_(choose_device(config.device, context.world.size())),
+      compute_(choose_compute(config.model.compute, device_)),
       mesh_(context.world, static_cast<int>(config.parallel.tensor)),
       files_(open_base(config)),
       adaptation_(config_, files_.config),
       data_(load_training_data(config, files_, DataParts::kTrainAndEval)),
       loader_(make_loader(config, data_.train, mesh_)),
-      total_steps_(total_steps(config, loader_)) {}
+      total_steps_(total_steps(config, loader_)),
+      memory_(make_memory_plan()),
+      arena_(device_),
+      stream_(device_) {
+  config_.device = device_.is_cuda() ? DeviceChoice::kCuda : DeviceChoice::kCpu;
+  config_.model.compute = compute_ == DType::kBF16 ? ComputeType::kBf16 : ComputeType::kFp32;
+  config_.train.recompute = memory_.recompute;
+}
 
-std::vector<Arena::Usage> TrainingRun::measure_memory() const {
-  Arena arena(Device{}, Arena::Mode::kMeasure);
-  Stream stream(Device{}, Stream::Mode::kMeasure);
-  Trainer trainer(config_, files_, adaptation_, mesh_, arena, stream, total_steps_);
-  const std::vector<MicroBatch> batches = {largest_micro_batch(config_, *data_.train)};
-  trainer.train_step(0, batches);
-  return arena.usage();
+// The same on all ranks: what the poorest of them can afford.
+MemoryPlan TrainingRun::make_memory_plan() const {
+  const auto own = static_cast<double>(available_bytes(device_, context_->local_size));
+  const double least =
+      all_reduce_numbers(context_->world, {own}, ReduceOp::kMin, "available memory")[0];
+  return plan_memory(config_, files_, mesh_, largest_micro_batch(config_, *data_.train),
+                     total_steps_, device_, static_cast<int64_t>(least));
 }
 
 std::string TrainingRun::describe_plan() const {
@@ -74,13 +80,8 @@ std::string TrainingRun::describe_plan() const {
       total_steps_, config_.train.global_batch, ranks,
       config_.train.global_batch / (config_.train.micro_batch * ranks), config_.train.micro_batch,
       loader_.epochs_at(total_steps_));
-  text += "memory per rank\n";
-  int64_t total = 0;
-  for (const Arena::Usage& usage : measure_memory()) {
-    text += fmt::format("  {:<14}{:>12}\n", usage.purpose, format_bytes(usage.peak_bytes));
-    total += usage.peak_bytes;
-  }
-  return text + fmt::format("  {:<14}{:>12}\n", "total", format_bytes(total));
+  text += fmt::format("device       {}, {}\n", describe_device(device_), compute_name());
+  return text + memory_.table();
 }
 
 EvaluationResult TrainingRun::evaluate(Trainer& trainer, int64_t max_batches) {
@@ -101,12 +102,22 @@ void TrainingRun::require_free_folder(bool overwrite) const {
 }
 
 void TrainingRun::run(bool overwrite) {
-  const auto begin = Clock::now();
   require_free_folder(overwrite);
-  const auto usage = measure_memory();
-  for (const Arena::Usage& purpose : usage) arena_.reserve(purpose.purpose, purpose.peak_bytes);
+  try {
+    train_and_export(overwrite);
+  } catch (const OutOfMemoryError& error) {
+    const bool can_recompute = config_.train.recompute != Recompute::kFull;
+    throw OutOfMemoryError(fmt::format("{}; less is needed with {}a smaller train.micro_batch",
+                                       error.what(),
+                                       can_recompute ? "train.recompute: full or " : ""));
+  }
+}
+
+void TrainingRun::train_and_export(bool overwrite) {
+  const auto begin = Clock::now();
+  peak_flops_per_s_ = measure_peak_flops_per_s(device_, compute_);
+  memory_.reserve(arena_, stream_);
   Trainer trainer(config_, files_, adaptation_, mesh_, arena_, stream_, total_steps_);
-  peak_flops_per_s_ = measure_multiply_add_gflops() * 1e9;
 
   std::optional<RunFolder> folder;
   std::optional<RunReporter> reporter;
@@ -117,9 +128,11 @@ void TrainingRun::run(bool overwrite) {
     // mpirun gives every rank a terminal of its own, wherever its output ends.
     reporter.emplace(*folder, context_->out, total_steps_, data_.eval != nullptr,
                      /*live=*/context_->world.size() == 1);
-    reporter->say(fmt::format("rankwise {} on {} rank(s): {} of {} elements trained",
-                              program_version(), context_->world.size(), trainer.trained_elements(),
+    reporter->say(fmt::format("rankwise {} on {} rank(s), {}, {}: {} of {} elements trained",
+                              program_version(), context_->world.size(), describe_device(device_),
+                              compute_name(), trainer.trained_elements(),
                               parameter_count(files_.config)));
+    reporter->say("memory: " + memory_.summary());
     reporter->say("train data: " + describe(data_.train->report));
     if (data_.eval) reporter->say("eval data: " + describe(data_.eval->report));
   }
@@ -158,15 +171,15 @@ void TrainingRun::train_steps(Trainer& trainer, RunReporter* reporter) {
 MetricsRecord TrainingRun::compare_ranks(int64_t step, const StepMeasurement& measurement,
                                          double data_seconds, double step_seconds) {
   constexpr int64_t kFields = 5;
-  const Arena::Scope scope = arena_.scope("metrics");
   const int64_t ranks = context_->world.size();
-  const Tensor own = arena_.allocate("metrics", DType::kF64, {kFields});
-  const Tensor all = arena_.allocate("metrics", DType::kF64, {ranks, kFields});
-  const double fields[kFields] = {measurement.compute_seconds, measurement.reduce_seconds,
-                                  data_seconds, static_cast<double>(measurement.tokens),
-                                  static_cast<double>(arena_.peak_bytes())};
-  std::ranges::copy(fields, own.data<double>());
-  context_->world.all_gather(all, own, "step metrics", stream_);
+  const size_t peak_bytes = static_cast<size_t>(arena_.peak_bytes()) + stream_.scratch_peak_bytes();
+  std::array<double, kFields> own = {measurement.compute_seconds, measurement.reduce_seconds,
+                                     data_seconds, static_cast<double>(measurement.tokens),
+                                     static_cast<double>(peak_bytes)};
+  std::vector<double> all(static_cast<size_t>(ranks * kFields));
+  Stream host;
+  context_->world.all_gather(Tensor(all.data(), DType::kF64, {ranks, kFields}),
+                             Tensor(own.data(), DType::kF64, {kFields}), "step metrics", host);
 
   MetricsRecord record;
   record.step = step;
@@ -179,7 +192,7 @@ MetricsRecord TrainingRun::compare_ranks(int64_t step, const StepMeasurement& me
   double slowest_seconds = -1.0;
   double tokens = 0.0;
   for (int64_t rank = 0; rank < ranks; ++rank) {
-    const double* of_rank = all.data<double>() + rank * kFields;
+    const double* of_rank = all.data() + rank * kFields;
     if (of_rank[0] > slowest_seconds) {
       slowest_seconds = of_rank[0];
       record.slowest_rank = rank;
@@ -204,12 +217,12 @@ std::vector<std::pair<std::string, std::string>> TrainingRun::export_result(
       data_.tokenizer ? data_.tokenizer->files() : TokenizerFiles{};
   if (adaptation_.has_adapters()) {
     write_peft_folder(folder.adapter_folder(), adaptation_.peft_config(trainer.model()),
-                      trainer.model().adapters(), tokenizer_files);
+                      trainer.model().adapters(), tokenizer_files, stream_);
     results.emplace_back("adapter", folder.adapter_folder());
   }
   if (adaptation_.trains_weights()) {
-    const Arena::Scope scope = arena_.scope("merged");
-    const auto tensors = base_weights(trainer.model(), arena_, stream_);
+    Arena host;
+    const auto tensors = base_weights(trainer.model(), host, stream_);
     write_hf_folder(folder.file("model"), files_.config, tensors, tokenizer_files,
                     /*overwrite=*/true);
     results.emplace_back("model", folder.file("model"));
@@ -221,7 +234,8 @@ Json TrainingRun::describe_run() const {
   Json run = version_json();
   run["config"] = config_to_json(config_);
   run["ranks"] = context_->world.size();
-  run["device"] = "cpu";
+  run["device"] = describe_device(device_);
+  run["compute"] = compute_name();
   Json data = Json::object();
   for (const auto* sources : {&config_.data.train, &config_.data.eval}) {
     for (const DataSource& source : *sources) data[source.path] = sha256_file(source.path);

@@ -8,7 +8,9 @@
 
 #include "launch/adaptation.h"
 #include "launch/config/train_config.h"
+#include "launch/device_choice.h"
 #include "launch/evaluation.h"
+#include "launch/memory_plan.h"
 #include "launch/model_files.h"
 #include "launch/run_reporter.h"
 #include "launch/trainer.h"
@@ -19,13 +21,10 @@ namespace rankwise {
 
 class TrainingRun {
  public:
-  // Reads and checks configuration, model header and data; no weight is touched yet. The context
-  // must outlive the run.
+  // Chooses the device, reads and checks model header and data, and plans the memory; no weight is
+  // touched yet. The context must outlive the run.
   TrainingRun(const TrainConfig& config, VerbContext& context);
 
-  // Memory one rank needs, by purpose: a step over the largest possible micro-batch in measuring
-  // mode.
-  std::vector<Arena::Usage> measure_memory() const;
   // Data counts, steps and the memory table.
   std::string describe_plan() const;
   // ConfigError when checkpoint.dir cannot become the folder of this run. `overwrite`: the run that
@@ -36,6 +35,7 @@ class TrainingRun {
   void run(bool overwrite);
 
  private:
+  void train_and_export(bool overwrite);
   // Only rank 0 has a reporter.
   void train_steps(Trainer& trainer, RunReporter* reporter);
   MetricsRecord compare_ranks(int64_t step, const StepMeasurement& measurement, double data_seconds,
@@ -46,19 +46,25 @@ class TrainingRun {
                                                                  const RunFolder& folder);
   Json describe_run() const;
   bool is_root() const { return context_->world.rank() == 0; }
+  std::string_view compute_name() const { return compute_ == DType::kBF16 ? "bf16" : "fp32"; }
 
-  TrainConfig config_;
+  MemoryPlan make_memory_plan() const;
+
+  TrainConfig config_;  // resolved: of device, model.compute and train.recompute none is auto
   VerbContext* context_;
+  Device device_;
+  DType compute_;
   DeviceMesh mesh_;
   ModelFiles files_;
   Adaptation adaptation_;
   TrainingData data_;
   DataLoader loader_;
   int64_t total_steps_;
+  MemoryPlan memory_;
   Arena arena_;
   Stream stream_;
   int64_t tokens_so_far_ = 0;
-  double peak_flops_per_s_ = 0.0;  // matmul ceiling of this rank
+  double peak_flops_per_s_ = 0.0;  // matmul ceiling of this rank, in the compute type
 };
 
 }  // namespace rankwise

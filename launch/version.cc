@@ -8,6 +8,7 @@
 #include "build_info.h"
 #include "git_commit.h"
 #include "parallel/mpi_runtime.h"
+#include "runtime/device.h"
 
 namespace rankwise {
 
@@ -56,6 +57,7 @@ Json version_json() {
   json["compiler"] = compiler();
   json["cpu_arch"] = RANKWISE_CPU_ARCH;
   json["backends"] = Json::array({"cpu"});
+  if (kHasCuda) json["backends"].push_back("cuda");
   json["libraries"] = library_versions();
   return json;
 }
@@ -68,7 +70,7 @@ std::string version_text() {
   };
   add("build", fmt::format("{}, {}, cpu kernels for {}", RANKWISE_BUILD_TYPE, compiler(),
                            RANKWISE_CPU_ARCH));
-  add("backends", "cpu");
+  add("backends", kHasCuda ? "cpu, cuda" : "cpu");
   for (const auto& [name, version] : json["libraries"].items()) {
     add(name, version.get<std::string>());
   }

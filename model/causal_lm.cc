@@ -3,31 +3,29 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <numeric>
 #include <optional>
 #include <span>
 #include <utility>
 
-#include "kernels/cross_entropy.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
 #include "kernels/matmul.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
+#include "model/head_loss.h"
 #include "model/kv_cache.h"
 #include "model/transformer_block.h"
+#include "runtime/transfer.h"
 
 namespace rankwise {
 namespace {
 
-constexpr int64_t kLogitsBytes = 32 << 20;  // of one chunk of the loss
-
 template <class T>
-Tensor upload(std::span<const T> values, std::string_view purpose, Arena& arena) {
+Tensor uploaded(std::span<const T> values, std::string_view purpose, Arena& arena, Stream& stream) {
   const Tensor out =
       arena.allocate(purpose, dtype_of<T>(), Shape{static_cast<int64_t>(values.size())});
-  if (!arena.measuring()) std::memcpy(out.raw(), values.data(), values.size_bytes());
+  upload(out, values.data(), stream);
   return out;
 }
 
@@ -35,22 +33,21 @@ Tensor upload(std::span<const T> values, std::string_view purpose, Arena& arena)
 
 struct CausalLm::State {
   State(const ModelConfig& config, const ModelFamily& family, const ParameterLoader& loader,
-        const ModelPlan& plan, Arena& arena_in);
+        const ModelPlan& plan_in, Arena& arena_in, Stream& stream);
 
   const Parameter& head_weight() const { return head ? *head : embedding; }
   Parameter& head_weight() { return head ? *head : embedding; }
+  HeadLoss head_loss() { return {head_weight(), plan.compute, plan.logits_bytes}; }
   bool keeps(const ForwardContext& context, size_t block) const {
     return context.training && block >= lowest_trained;
   }
   void start(ForwardContext& context, const MicroBatch& batch) const;
-  void start_rope(ForwardContext& context, std::span<const int32_t> positions) const;
   Tensor run_blocks(ForwardContext& context) const;
   void finish(ForwardContext& context, const Tensor& x) const;
-  void loss_of_chunk(ForwardContext& context, const Tensor& sums, int64_t begin, int64_t end);
+  int64_t tail() const;  // columns that some block wants behind the gradient of its output
 
   Arena* arena;
-  uint64_t seed;
-  Recompute recompute;
+  ModelPlan plan;
   float eps;
   Parameter embedding;
   std::vector<std::unique_ptr<TransformerBlock>> blocks;
@@ -61,11 +58,9 @@ struct CausalLm::State {
 };
 
 CausalLm::State::State(const ModelConfig& config, const ModelFamily& family,
-                       const ParameterLoader& loader, const ModelPlan& plan, Arena& arena_in)
-    : arena(&arena_in),
-      seed(plan.seed),
-      recompute(plan.recompute),
-      eps(static_cast<float>(config.rms_norm_eps)) {
+                       const ParameterLoader& loader, const ModelPlan& plan_in, Arena& arena_in,
+                       Stream& stream)
+    : arena(&arena_in), plan(plan_in), eps(static_cast<float>(config.rms_norm_eps)) {
   const Shape table{config.vocab_size, config.hidden_size};
   const WeightNames& names = family.names;
   embedding =
@@ -79,49 +74,53 @@ CausalLm::State::State(const ModelConfig& config, const ModelFamily& family,
     head = loader.dense(names.head, table, ParameterRole::kHead, ShardSpec::sharded(0));
   }
   inverse_frequencies =
-      upload(std::span<const float>(rope_inverse_frequencies(config)), "weights", *arena);
+      uploaded(std::span<const float>(rope_inverse_frequencies(config)), "weights", *arena, stream);
   if (!embedding.trainable) {
     const auto first = std::ranges::find_if(blocks, [](const auto& b) { return b->trained(); });
     lowest_trained = static_cast<size_t>(first - blocks.begin());
   }
 }
 
+int64_t CausalLm::State::tail() const {
+  int64_t columns = 0;
+  for (const auto& block : blocks) columns = std::max(columns, block->tail());
+  return columns;
+}
+
 void CausalLm::State::start(ForwardContext& context, const MicroBatch& batch) const {
   RW_ASSERT(batch.tokens() > 0 && batch.document_offsets.size() >= 2, "{} tokens", batch.tokens());
   context.tokens = batch.tokens();
   context.first_token = batch.first_token;
-  context.ids = upload(std::span(batch.input_ids), "activations", *arena);
-  context.targets = upload(std::span(batch.targets), "activations", *arena);
-  context.document_offsets = upload(std::span(batch.document_offsets), "activations", *arena);
+  Stream& stream = *context.stream;
+  context.ids = uploaded(std::span(batch.input_ids), "activations", *arena, stream);
+  context.targets = uploaded(std::span(batch.targets), "activations", *arena, stream);
+  context.host_targets = batch.targets;
+  context.document_offsets =
+      uploaded(std::span(batch.document_offsets), "activations", *arena, stream);
   context.key_offsets = context.document_offsets;
   context.longest_document = batch.longest_document();
   context.longest_key = context.longest_document;
-  start_rope(context, batch.positions);
-}
-
-void CausalLm::State::start_rope(ForwardContext& context,
-                                 std::span<const int32_t> positions) const {
-  const Shape shape{context.tokens, inverse_frequencies.dim(0)};
-  context.rope_cos = context.allocate(DType::kF32, shape);
-  context.rope_sin = context.allocate(DType::kF32, shape);
-  const auto workspace = arena->scope("workspace");
-  rope_tables(context.rope_cos, context.rope_sin, upload(positions, "workspace", *arena),
-              inverse_frequencies, *context.stream);
+  context.positions = uploaded(std::span(batch.positions), "activations", *arena, stream);
+  const Shape angles{context.tokens, inverse_frequencies.dim(0)};
+  context.rope_cos = context.allocate(DType::kF32, angles);
+  context.rope_sin = context.allocate(DType::kF32, angles);
 }
 
 // Blocks whose backward pass will run write their output to new memory; all others work in place.
 // What a block saves is dropped at once unless backward will read it; with recomputation, backward
 // computes it again from the block's input.
 Tensor CausalLm::State::run_blocks(ForwardContext& context) const {
+  rope_tables(context.rope_cos, context.rope_sin, context.positions, inverse_frequencies,
+              *context.stream);
   const Shape shape{context.tokens, embedding.dense().dim(1)};
-  Tensor x = context.allocate(DType::kF32, shape);
+  Tensor x = context.allocate(context.compute, shape);
   rankwise::embedding(x, context.ids, embedding.dense(), *context.stream);
   context.blocks.resize(blocks.size());
   for (size_t i = 0; i < blocks.size(); ++i) {
     context.blocks[i] = std::make_unique<BlockSaved>();
     const bool kept = keeps(context, i);
-    const Tensor output = kept ? context.allocate(DType::kF32, shape) : x;
-    if (kept && recompute == Recompute::kNone) {
+    const Tensor output = kept ? context.allocate(context.compute, shape) : x;
+    if (kept && plan.recompute != Recompute::kFull) {
       blocks[i]->forward(output, x, *context.blocks[i], context);
     } else {
       const auto scope = arena->scope("activations");
@@ -137,34 +136,8 @@ Tensor CausalLm::State::run_blocks(ForwardContext& context) const {
 void CausalLm::State::finish(ForwardContext& context, const Tensor& x) const {
   context.final_input = x;
   context.final_inv_rms = context.allocate(DType::kF32, {x.dim(0)});
-  context.hidden = context.allocate(DType::kF32, x.shape());
+  context.hidden = context.allocate(context.compute, x.shape());
   rms_norm(context.hidden, context.final_inv_rms, x, final_norm.dense(), eps, *context.stream);
-}
-
-void CausalLm::State::loss_of_chunk(ForwardContext& context, const Tensor& sums, int64_t begin,
-                                    int64_t end) {
-  Stream& stream = *context.stream;
-  const Tensor targets = context.targets.rows(begin, end);
-  const Tensor dhidden = context.training ? context.dhidden.rows(begin, end) : Tensor{};
-  if (!context.arena->measuring()) {
-    const std::span chunk(targets.data<int32_t>(), static_cast<size_t>(end - begin));
-    if (std::ranges::all_of(chunk, [](int32_t target) { return target < 0; })) {
-      if (context.training) fill(dhidden, 0.0f, stream);
-      return;
-    }
-  }
-  Parameter& head_parameter = head_weight();
-  const Tensor hidden = context.hidden.rows(begin, end);
-  const auto workspace = arena->scope("workspace");
-  const Tensor logits = context.allocate_workspace(
-      DType::kF32, {end - begin, shape_of(head_parameter.weight).dim(0)});
-  linear(logits, hidden, head_parameter.weight, 0.0f, stream);
-  cross_entropy(logits, targets, sums, context.training, stream);
-  if (!context.training) return;
-  linear_backward_input(dhidden, logits, head_parameter.weight, 0.0f, stream);
-  if (head_parameter.trainable) {
-    linear_backward_weight(head_parameter.gradient, logits, hidden, stream);
-  }
 }
 
 CausalLm::CausalLm(const ModelConfig& config, const WeightSource& source, const ModelPlan& plan,
@@ -174,35 +147,49 @@ CausalLm::CausalLm(const ModelConfig& config, const WeightSource& source, const 
     throw ConfigError(
         fmt::format("parallel.tensor: {} is not supported, only 1", mesh.tensor().size()));
   }
+  set_matmul_tuning(stream, !plan.deterministic);
   const ParameterLoader loader(source, plan, arena, stream);
   state_ = std::make_unique<State>(config, family_of(config.model_type, source.description()),
-                                   loader, plan, arena);
+                                   loader, plan, arena, stream);
 }
 
 CausalLm::~CausalLm() = default;
 
+DType CausalLm::compute() const { return state_->plan.compute; }
+
+ForwardContext CausalLm::begin(const MicroBatch& batch, bool training, uint64_t step,
+                               Stream& stream) {
+  ForwardContext context(*state_->arena, stream, state_->plan, training, step);
+  state_->start(context, batch);
+  return context;
+}
+
+void CausalLm::run(ForwardContext& context) {
+  state_->finish(context, state_->run_blocks(context));
+}
+
 ForwardContext CausalLm::forward(const MicroBatch& batch, bool training, uint64_t step,
                                  Stream& stream) {
-  ForwardContext context(*state_->arena, stream, training, state_->seed, step);
-  state_->start(context, batch);
-  state_->finish(context, state_->run_blocks(context));
+  ForwardContext context = begin(batch, training, step, stream);
+  run(context);
   return context;
 }
 
 void CausalLm::loss(ForwardContext& context, const Tensor& sums, Stream&) {
-  if (context.training) context.dhidden = context.allocate(DType::kF32, context.hidden.shape());
-  const int64_t row_bytes = config_.vocab_size * static_cast<int64_t>(sizeof(float));
-  const int64_t chunk = std::max<int64_t>(1, kLogitsBytes / row_bytes);
-  for (int64_t begin = 0; begin < context.tokens; begin += chunk) {
-    state_->loss_of_chunk(context, sums, begin, std::min(begin + chunk, context.tokens));
-  }
+  state_->head_loss().compute(context, sums);
+}
+
+std::vector<bool> CausalLm::chunks_with_targets(const ForwardContext& context) const {
+  return state_->head_loss().chunks_with_targets(context);
 }
 
 void CausalLm::backward(ForwardContext& context, GradientReducer& reducer, Stream& stream) {
   State& state = *state_;
   RW_ASSERT(context.training && context.dhidden.defined(), "backward without loss in training");
   if (state.head && state.head->trainable) reducer.ready(*state.head, stream);
-  const Tensor d = context.allocate(DType::kF32, context.hidden.shape());  // (T, C)
+  const Columns d_columns =  // (T, C)
+      context.allocate_columns(true, {{context.hidden.dim(1)}}, state.tail());
+  const Tensor& d = d_columns.parts[0];
   Parameter& norm = state.final_norm;
   rms_norm_backward(d, norm.trainable ? norm.gradient : Tensor{}, context.dhidden,
                     context.final_input, norm.dense(), context.final_inv_rms, false, stream);
@@ -210,13 +197,13 @@ void CausalLm::backward(ForwardContext& context, GradientReducer& reducer, Strea
   for (size_t i = state.blocks.size(); i-- > state.lowest_trained;) {
     const auto recomputed = state.arena->scope("activations");
     BlockSaved& saved = *context.blocks[i];
-    if (state.recompute == Recompute::kFull) {
+    if (state.plan.recompute == Recompute::kFull) {
       const auto workspace = state.arena->scope("workspace");
-      const Tensor output = context.allocate_workspace(DType::kF32, d.shape());
+      const Tensor output = context.allocate_workspace(context.compute, d.shape());
       state.blocks[i]->forward(output, saved.input, saved, context);
     }
     const bool wants_input_gradient = i > state.lowest_trained || state.embedding.trainable;
-    state.blocks[i]->backward(d, wants_input_gradient, saved, context, reducer);
+    state.blocks[i]->backward(d_columns, wants_input_gradient, saved, context, reducer);
   }
   if (state.embedding.trainable) {
     embedding_backward(state.embedding.gradient, d, context.ids, stream);
@@ -225,8 +212,13 @@ void CausalLm::backward(ForwardContext& context, GradientReducer& reducer, Strea
 }
 
 Tensor CausalLm::logits(ForwardContext& context, int64_t begin, int64_t end, Stream& stream) {
-  const Tensor out = context.allocate(DType::kF32, {end - begin, config_.vocab_size});
-  linear(out, context.hidden.rows(begin, end), state_->head_weight().weight, 0.0f, stream);
+  const Shape shape{end - begin, config_.vocab_size};
+  const Tensor out = context.allocate(DType::kF32, shape);
+  const auto workspace = state_->arena->scope("workspace");
+  const bool narrow = context.compute != DType::kF32;
+  const Tensor y = narrow ? context.allocate_workspace(context.compute, shape) : out;
+  linear(y, context.hidden.rows(begin, end), state_->head_weight().weight, 0.0f, stream);
+  if (narrow) cast(out, y, stream);
   return out;
 }
 
@@ -241,19 +233,19 @@ std::vector<float> CausalLm::next_token_logits(std::span<const int32_t> ids, KvC
   std::iota(batch.positions.begin(), batch.positions.end(), static_cast<int32_t>(cache.tokens()));
   batch.document_offsets = {0, static_cast<int32_t>(ids.size())};
 
-  ForwardContext context(*state_->arena, stream, false, state_->seed, 0);
-  state_->start(context, batch);
+  ForwardContext context = begin(batch, /*training=*/false, /*step=*/0, stream);
   context.cache = &cache;
   context.longest_key = cache.tokens() + context.tokens;
   const std::array<int32_t, 2> keys{0, static_cast<int32_t>(context.longest_key)};
-  context.key_offsets = upload(std::span<const int32_t>(keys), "activations", *state_->arena);
-  state_->finish(context, state_->run_blocks(context));
+  context.key_offsets =
+      uploaded(std::span<const int32_t>(keys), "activations", *state_->arena, stream);
+  run(context);
   cache.advance(context.tokens);
 
   const Tensor last = logits(context, context.tokens - 1, context.tokens, stream);
-  stream.synchronize();
-  if (state_->arena->measuring()) return {};
-  return {last.data<float>(), last.data<float>() + last.numel()};
+  std::vector<float> out(state_->arena->measuring() ? 0 : static_cast<size_t>(last.numel()));
+  download(out.data(), last, stream);
+  return out;
 }
 
 std::vector<Parameter*> CausalLm::parameters() {

@@ -33,16 +33,23 @@ class CausalLm {
   CausalLm& operator=(const CausalLm&) = delete;
 
   const ModelConfig& config() const { return config_; }
+  DType compute() const;  // type of activations
 
   // Runs the blocks over a packed micro-batch. `step` counts optimizer steps, for dropout.
   ForwardContext forward(const MicroBatch& batch, bool training, uint64_t step, Stream& stream);
+  // The two halves of forward: the inputs on the device, and the work, which depends on the host's
+  // data only through the shapes (and, in `loss`, through which chunks hold no target).
+  ForwardContext begin(const MicroBatch& batch, bool training, uint64_t step, Stream& stream);
+  void run(ForwardContext& context);
   // Adds loss sum, target count and argmax hits to sums (3) F64; in training also leaves
   // context.dhidden (gradient of the SUM of token losses) and accumulates the head's gradient.
   // Works on chunks of tokens: the logits of a long batch never exist as a whole.
   void loss(ForwardContext& context, const Tensor& sums, Stream& stream);
+  // Which chunks of the loss hold a target: the others are passed over.
+  std::vector<bool> chunks_with_targets(const ForwardContext& context) const;
   // Accumulates all gradients; tells the reducer as each parameter is done.
   void backward(ForwardContext& context, GradientReducer& reducer, Stream& stream);
-  // Logits (n, V) of tokens [begin, end), in "activations".
+  // Logits (n, V) F32 of tokens [begin, end), in "activations".
   Tensor logits(ForwardContext& context, int64_t begin, int64_t end, Stream& stream);
 
   // Prefill or decode: appends `ids` to the cache, returns the logits (V) of the last one on the

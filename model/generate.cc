@@ -52,7 +52,7 @@ std::vector<int32_t> generate(CausalLm& model, const std::vector<int32_t>& promp
   RW_ASSERT(!prompt.empty(), "empty prompt");
   const auto scope = arena.scope("kv_cache");
   KvCache cache(model.config(), static_cast<int64_t>(prompt.size()) + options.max_new_tokens,
-                arena);
+                model.compute(), arena);
   const Rng rng(options.seed, "generate");
   std::vector<int32_t> out;
   std::vector<int32_t> next = prompt;

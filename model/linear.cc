@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/linear.h"
 
-#include "kernels/elementwise.h"
-#include "kernels/matmul.h"
-
 namespace rankwise {
 
 Linear::Linear(const LinearSite& site, bool has_bias, const ParameterLoader& loader)
@@ -16,27 +13,6 @@ Linear::Linear(const LinearSite& site, bool has_bias, const ParameterLoader& loa
     bias_ = loader.dense(site.module + ".bias", {site.out_features}, ParameterRole::kBias,
                          columns ? ShardSpec::sharded(0) : ShardSpec::replicated());
   }
-}
-
-void Linear::forward(const Tensor& y, bool add_to_y, const Tensor& x, LinearSaved& saved,
-                     ForwardContext& context) const {
-  linear(y, x, weight_.weight, add_to_y ? 1.0f : 0.0f, *context.stream);
-  if (bias_) add_bias(y, bias_->dense(), *context.stream);
-  if (adapter_) saved.adapter = adapter_->forward(y, x, context);
-}
-
-void Linear::backward(const Tensor& dx, bool add_to_dx, const Tensor& dy, const Tensor& x,
-                      const LinearSaved& saved, ForwardContext& context, GradientReducer& reducer) {
-  Stream& stream = *context.stream;
-  if (dx.defined()) {
-    linear_backward_input(dx, dy, weight_.weight, add_to_dx ? 1.0f : 0.0f, stream);
-  }
-  if (adapter_) adapter_->backward(dx, dy, x, *saved.adapter, context);
-  if (bias_ && bias_->trainable) bias_backward(bias_->gradient, dy, stream);
-  if (weight_.trainable) linear_backward_weight(weight_.gradient, dy, x, stream);
-  std::vector<Parameter*> done;
-  collect_trained_parameters(done);
-  for (const Parameter* parameter : done) reducer.ready(*parameter, stream);
 }
 
 bool Linear::trained() const {

@@ -6,24 +6,37 @@
 
 #include "kernels/elementwise.h"
 #include "kernels/quantize.h"
+#include "runtime/transfer.h"
 
 namespace rankwise {
 namespace {
 
 void read_dense(const Tensor& out, const Parameter& parameter, const WeightSource* original,
                 Stream& stream) {
-  if (!is_quantized(parameter.weight)) {
-    copy(out, parameter.dense(), stream);
-  } else if (original != nullptr) {
-    original->read(parameter.name, out);
-  } else {
+  if (is_quantized(parameter.weight)) {
+    if (original != nullptr) return original->read(parameter.name, out);
     dequantize(out, std::get<QuantizedTensor>(parameter.weight), stream);
+  } else if (parameter.dense().dtype() == out.dtype()) {
+    copy(out, parameter.dense(), stream);
+  } else {
+    cast(out, parameter.dense(), stream);
   }
+}
+
+// `original` and `adapter` need the model on the host.
+Tensor on_host(const Parameter& parameter, Arena& arena, Stream& stream) {
+  Arena device(stream.device());
+  const Tensor dense = device.allocate("merged", DType::kF32, shape_of(parameter.weight));
+  read_dense(dense, parameter, nullptr, stream);
+  const Tensor out = arena.allocate("merged", DType::kF32, dense.shape());
+  download(out.raw(), dense, stream);
+  return out;
 }
 
 // What becomes of one base tensor; null adapter: none, or not to be merged.
 NamedTensor as_dense(const Parameter& parameter, const Adapter* adapter,
                      const WeightSource* original, Arena& arena, Stream& stream) {
+  if (stream.is_cuda()) return {parameter.name, on_host(parameter, arena, stream)};
   if (adapter == nullptr && !is_quantized(parameter.weight)) {
     return {parameter.name, parameter.dense()};
   }
@@ -57,6 +70,7 @@ std::vector<NamedTensor> base_weights(CausalLm& model, Arena& arena, Stream& str
 
 std::vector<NamedTensor> merged_weights(CausalLm& model, const WeightSource* original, Arena& arena,
                                         Stream& stream) {
+  RW_ASSERT(!stream.is_cuda(), "adapters are merged on the CPU");
   std::map<std::string, const Adapter*> adapter_of;  // by weight
   for (const auto& [module, adapter] : model.adapters()) adapter_of[module + ".weight"] = adapter;
   std::vector<NamedTensor> out;

@@ -9,9 +9,10 @@
 
 namespace rankwise {
 
-// Every tensor of the model as F32 in model order; changed or 4-bit ones are new ("merged" in the
-// arena), the others are views of the model's. A 4-bit weight is dequantised, which is the weight
-// the adapter was trained beside, unless `original` gives the weight it was quantised from.
+// Every tensor of the model as F32 in model order, on the host; changed or 4-bit ones, and those of
+// a model on a GPU, are new ("merged" in the arena, which is the host's), the others are views of
+// the model's. A 4-bit weight is dequantised, which is the weight the adapter was trained beside,
+// unless `original` gives the weight it was quantised from.
 std::vector<NamedTensor> merged_weights(CausalLm& model, const WeightSource* original, Arena& arena,
                                         Stream& stream);
 

@@ -8,10 +8,14 @@
 #include <string>
 
 #include "model/adapters/adapter.h"
+#include "runtime/dtype.h"
 
 namespace rankwise {
 
-enum class Recompute { kNone, kFull };
+// What the forward pass of a block keeps for backward: all that backward reads; without the
+// normalised inputs and the gate and up projections, which backward computes again; or only the
+// block's input, so that backward runs the whole block again.
+enum class Recompute { kNone, kSelective, kFull };
 
 // The model asks and obeys.
 struct ModelPlan {
@@ -22,7 +26,10 @@ struct ModelPlan {
   bool quantize_nf4 = false;  // every linear of the blocks that is not trained in full
   bool double_quant = true;
   Recompute recompute = Recompute::kNone;
-  uint64_t seed = 42;  // adapter initialisation and dropout
+  DType compute = DType::kF32;      // of activations and frozen dense weights; BF16 on CUDA only
+  bool deterministic = false;       // the same bits in every run, at some cost on CUDA
+  int64_t logits_bytes = 32 << 20;  // memory of one chunk of the loss
+  uint64_t seed = 42;               // adapter initialisation and dropout
 };
 
 }  // namespace rankwise

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/transformer_block.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/attention.h"
-#include "kernels/elementwise.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
 #include "kernels/swiglu.h"
 #include "model/kv_cache.h"
+#include "model/model_plan.h"
 
 namespace rankwise {
 namespace {
@@ -24,21 +25,17 @@ Parameter load_norm(const ModelConfig& config, const ModelFamily& family, int64_
                       {config.hidden_size}, ParameterRole::kNorm, ShardSpec::replicated());
 }
 
-Tensor flat(const Tensor& x) {  // (T, H, D) -> (T, H * D)
-  return x.reshaped({x.dim(0), x.dim(1) * x.dim(2)});
-}
-
-// Kept for backward, or only until the innermost workspace scope ends.
-Tensor allocate(ForwardContext& context, bool kept, const Shape& shape) {
-  return kept ? context.allocate(DType::kF32, shape)
-              : context.allocate_workspace(DType::kF32, shape);
+// (T, heads * D) as (T, heads, D).
+Tensor heads_of(const Tensor& x, int64_t heads) {
+  return x.reshaped({x.dim(0), heads, x.dim(1) / heads});
 }
 
 AttentionParams attention_params(const ForwardContext& context, int64_t head_dim, int64_t window) {
   return {.scale = 1.0f / std::sqrt(static_cast<float>(head_dim)),
           .window = window,
           .longest_query = context.longest_document,
-          .longest_key = context.longest_key};
+          .longest_key = context.longest_key,
+          .deterministic = context.deterministic};
 }
 
 }  // namespace
@@ -75,7 +72,13 @@ TransformerBlock::TransformerBlock(const ModelConfig& config, const ModelFamily&
           family.block_flags(config).mlp_bias, loader),
       down_(site_of(family, index, family.names.down, config.intermediate_size, config.hidden_size,
                     ShardSpec::sharded(1)),
-            family.block_flags(config).mlp_bias, loader) {}
+            family.block_flags(config).mlp_bias, loader),
+      vkq_group_({&v_, &k_, &q_}),
+      o_group_({&o_}),
+      up_gate_group_({&up_, &gate_}),
+      down_group_({&down_}) {}
+
+int64_t TransformerBlock::tail() const { return std::max(o_group_.tail(), down_group_.tail()); }
 
 void TransformerBlock::forward(const Tensor& output, const Tensor& input, BlockSaved& saved,
                                ForwardContext& context) const {
@@ -84,126 +87,145 @@ void TransformerBlock::forward(const Tensor& output, const Tensor& input, BlockS
   mlp_forward(output, saved, context);
 }
 
-void TransformerBlock::backward(const Tensor& d, bool wants_input_gradient, BlockSaved& saved,
+void TransformerBlock::backward(const Columns& d, bool wants_input_gradient, BlockSaved& saved,
                                 ForwardContext& context, GradientReducer& reducer) {
   const bool wants_middle_gradient = wants_input_gradient || attention_trained();
   mlp_backward(d, wants_middle_gradient, saved, context, reducer);
   if (wants_middle_gradient) attention_backward(d, wants_input_gradient, saved, context, reducer);
 }
 
+void TransformerBlock::make_attention_input(bool kept, BlockSaved& saved,
+                                            ForwardContext& context) const {
+  saved.attention_input = context.allocate_columns(kept, {{saved.input.dim(1)}}, vkq_group_.tail());
+  rms_norm(saved.attention_input.parts[0], saved.input_inv_rms, saved.input, input_norm_.dense(),
+           eps_, *context.stream);
+}
+
 void TransformerBlock::attention_forward(BlockSaved& saved, ForwardContext& context) const {
   Stream& stream = *context.stream;
   const auto workspace = context.arena->scope("workspace");
   const int64_t tokens = saved.input.dim(0);
-  const bool keeps_input = q_.needs_input() || k_.needs_input() || v_.needs_input();
+  const bool keeps_input = vkq_group_.needs_input() && context.recompute != Recompute::kSelective;
   saved.input_inv_rms = context.allocate(DType::kF32, {tokens});
-  saved.attention_input = allocate(context, keeps_input, saved.input.shape());
-  rms_norm(saved.attention_input, saved.input_inv_rms, saved.input, input_norm_.dense(), eps_,
-           stream);
+  make_attention_input(keeps_input, saved, context);
 
-  saved.q = context.allocate(DType::kF32, {tokens, heads_, head_dim_});
-  saved.k = context.allocate(DType::kF32, {tokens, key_value_heads_, head_dim_});
-  saved.v = context.allocate(DType::kF32, {tokens, key_value_heads_, head_dim_});
-  q_.forward(flat(saved.q), false, saved.attention_input, saved.q_proj, context);
-  k_.forward(flat(saved.k), false, saved.attention_input, saved.k_proj, context);
-  v_.forward(flat(saved.v), false, saved.attention_input, saved.v_proj, context);
-  rope(saved.q, context.rope_cos, context.rope_sin, false, stream);
-  rope(saved.k, context.rope_cos, context.rope_sin, false, stream);
+  const Columns vkq = context.allocate_columns(true, vkq_group_.widths(), 0);
+  const LinearInput input{saved.attention_input.parts[0], saved.attention_input.tail, keeps_input};
+  vkq_group_.forward(vkq.parts, {}, input, context.training, saved.vkq_group, context);
+  saved.v = heads_of(vkq.parts[0], key_value_heads_);
+  saved.k = heads_of(vkq.parts[1], key_value_heads_);
+  saved.q = heads_of(vkq.parts[2], heads_);
+  rope(saved.q, saved.k, context.rope_cos, context.rope_sin, false, stream);
 
   KvCache::KeysAndValues seen{saved.k, saved.v};
   if (context.cache != nullptr) seen = context.cache->append(index_, saved.k, saved.v, stream);
-  saved.attention_output = context.allocate(DType::kF32, saved.q.shape());
+  saved.attention_output = context.allocate_columns(true, {{heads_ * head_dim_}}, o_group_.tail());
+  const Tensor& y = saved.attention_output.parts[0];
   saved.log_sum_exp = context.allocate(DType::kF32, {heads_, tokens});
-  attention(saved.attention_output, saved.log_sum_exp, saved.q, seen.keys, seen.values,
+  attention(heads_of(y, heads_), saved.log_sum_exp, saved.q, seen.keys, seen.values,
             context.document_offsets, context.key_offsets,
             attention_params(context, head_dim_, window_), stream);
 
-  saved.middle = context.allocate(DType::kF32, saved.input.shape());
-  copy(saved.middle, saved.input, stream);
-  o_.forward(saved.middle, true, flat(saved.attention_output), saved.o_proj, context);
+  saved.middle = context.allocate(context.compute, saved.input.shape());
+  o_group_.forward({&saved.middle, 1}, saved.input, {y, saved.attention_output.tail, true},
+                   context.training, saved.o_group, context);
 }
 
-void TransformerBlock::attention_backward(const Tensor& d, bool wants_input_gradient,
+void TransformerBlock::attention_backward(const Columns& d, bool wants_input_gradient,
                                           BlockSaved& saved, ForwardContext& context,
                                           GradientReducer& reducer) {
   Stream& stream = *context.stream;
   const auto workspace = context.arena->scope("workspace");
   const bool wants_normalised = wants_input_gradient || input_norm_.trainable;
-  const bool projections_trained = q_.trained() || k_.trained() || v_.trained();
-  const Tensor attention_flat = flat(saved.attention_output);
-  if (!wants_normalised && !projections_trained) {
-    o_.backward({}, false, d, attention_flat, saved.o_proj, context, reducer);
+  const Tensor& y = saved.attention_output.parts[0];
+  if (!wants_normalised && !vkq_group_.trained()) {
+    o_group_.backward({}, d, y, saved.o_group, context, reducer);
     return;
   }
-  const Tensor dattention = context.allocate_workspace(DType::kF32, saved.q.shape());
-  o_.backward(flat(dattention), false, d, attention_flat, saved.o_proj, context, reducer);
+  const Tensor dy = context.allocate_columns(false, {{heads_ * head_dim_}}, 0).parts[0];
+  o_group_.backward(dy, d, y, saved.o_group, context, reducer);
 
-  const Tensor dq = context.allocate_workspace(DType::kF32, saved.q.shape());
-  const Tensor dk = context.allocate_workspace(DType::kF32, saved.k.shape());
-  const Tensor dv = context.allocate_workspace(DType::kF32, saved.v.shape());
-  rankwise::attention_backward(dq, dk, dv, dattention, saved.q, saved.k, saved.v,
-                               saved.attention_output, saved.log_sum_exp, context.document_offsets,
+  const Columns dvkq = context.allocate_columns(false, vkq_group_.widths(), vkq_group_.tail());
+  const Tensor dv = heads_of(dvkq.parts[0], key_value_heads_);
+  const Tensor dk = heads_of(dvkq.parts[1], key_value_heads_);
+  const Tensor dq = heads_of(dvkq.parts[2], heads_);
+  rankwise::attention_backward(dq, dk, dv, heads_of(dy, heads_), saved.q, saved.k, saved.v,
+                               heads_of(y, heads_), saved.log_sum_exp, context.document_offsets,
                                context.key_offsets, attention_params(context, head_dim_, window_),
                                stream);
-  rope(dq, context.rope_cos, context.rope_sin, true, stream);
-  rope(dk, context.rope_cos, context.rope_sin, true, stream);
+  rope(dq, dk, context.rope_cos, context.rope_sin, true, stream);
 
-  Tensor dnormalised;  // (T, C)
-  if (wants_normalised) dnormalised = context.allocate_workspace(DType::kF32, d.shape());
-  const Tensor& x = saved.attention_input;
-  v_.backward(dnormalised, false, flat(dv), x, saved.v_proj, context, reducer);
-  k_.backward(dnormalised, true, flat(dk), x, saved.k_proj, context, reducer);
-  q_.backward(dnormalised, true, flat(dq), x, saved.q_proj, context, reducer);
-  if (wants_normalised) {
-    norm_backward(d, dnormalised, saved.input, saved.input_inv_rms, input_norm_, context, reducer);
+  if (context.recompute == Recompute::kSelective && vkq_group_.needs_input()) {
+    make_attention_input(false, saved, context);
   }
+  Tensor dnormalised;  // (T, C)
+  if (wants_normalised)
+    dnormalised = context.allocate_workspace(context.compute, saved.input.shape());
+  vkq_group_.backward(dnormalised, dvkq, saved.attention_input.parts[0], saved.vkq_group, context,
+                      reducer);
+  if (wants_normalised) {
+    norm_backward(d.parts[0], dnormalised, saved.input, saved.input_inv_rms, input_norm_, context,
+                  reducer);
+  }
+}
+
+void TransformerBlock::make_up_and_gate(bool kept, BlockSaved& saved,
+                                        ForwardContext& context) const {
+  const bool keeps_input = kept && up_gate_group_.needs_input();
+  saved.mlp_input =
+      context.allocate_columns(keeps_input, {{saved.middle.dim(1)}}, up_gate_group_.tail());
+  rms_norm(saved.mlp_input.parts[0], saved.middle_inv_rms, saved.middle, mlp_norm_.dense(), eps_,
+           *context.stream);
+  saved.up_gate = context.allocate_columns(kept, up_gate_group_.widths(), up_gate_group_.tail());
+  const LinearInput input{saved.mlp_input.parts[0], saved.mlp_input.tail, keeps_input};
+  up_gate_group_.forward(saved.up_gate.parts, {}, input, kept, saved.up_gate_group, context);
 }
 
 void TransformerBlock::mlp_forward(const Tensor& output, BlockSaved& saved,
                                    ForwardContext& context) const {
-  Stream& stream = *context.stream;
   const auto workspace = context.arena->scope("workspace");
-  const int64_t tokens = saved.middle.dim(0);
-  const bool keeps_input = gate_.needs_input() || up_.needs_input();
-  saved.middle_inv_rms = context.allocate(DType::kF32, {tokens});
-  saved.mlp_input = allocate(context, keeps_input, saved.middle.shape());
-  rms_norm(saved.mlp_input, saved.middle_inv_rms, saved.middle, mlp_norm_.dense(), eps_, stream);
+  saved.middle_inv_rms = context.allocate(DType::kF32, {saved.middle.dim(0)});
+  make_up_and_gate(context.recompute != Recompute::kSelective, saved, context);
 
-  saved.gate = context.allocate(DType::kF32, {tokens, gate_.site().out_features});
-  saved.up = context.allocate(DType::kF32, saved.gate.shape());
-  gate_.forward(saved.gate, false, saved.mlp_input, saved.gate_proj, context);
-  up_.forward(saved.up, false, saved.mlp_input, saved.up_proj, context);
-
-  const Tensor inner = context.allocate_workspace(DType::kF32, saved.gate.shape());
-  swiglu(inner, saved.gate, saved.up, stream);
-  copy(output, saved.middle, stream);
-  down_.forward(output, true, inner, saved.down_proj, context);
+  const Columns inner =
+      context.allocate_columns(false, {{down_.site().in_features}}, down_group_.tail());
+  swiglu(inner.parts[0], saved.up_gate.parts[1], saved.up_gate.parts[0], *context.stream);
+  down_group_.forward({&output, 1}, saved.middle, {inner.parts[0], inner.tail, false},
+                      context.training, saved.down_group, context);
 }
 
-void TransformerBlock::mlp_backward(const Tensor& d, bool wants_middle_gradient, BlockSaved& saved,
+void TransformerBlock::mlp_backward(const Columns& d, bool wants_middle_gradient, BlockSaved& saved,
                                     ForwardContext& context, GradientReducer& reducer) {
   Stream& stream = *context.stream;
   const auto workspace = context.arena->scope("workspace");
   const bool wants_normalised = wants_middle_gradient || mlp_norm_.trainable;
-  const bool wants_inner = wants_normalised || gate_.trained() || up_.trained();
+  const bool wants_inner = wants_normalised || up_gate_group_.trained();
+  if (context.recompute == Recompute::kSelective) make_up_and_gate(false, saved, context);
+  const Tensor& up = saved.up_gate.parts[0];
+  const Tensor& gate = saved.up_gate.parts[1];
 
+  const Shape inner_shape{d.parts[0].dim(0), down_.site().in_features};
   Tensor inner;  // (T, F), cheaper to compute again than to keep
-  if (down_.needs_input()) {
-    inner = context.allocate_workspace(DType::kF32, saved.gate.shape());
-    swiglu(inner, saved.gate, saved.up, stream);
-  }
+  if (down_group_.needs_input()) inner = context.allocate_workspace(context.compute, inner_shape);
+  const bool inner_first = !wants_inner || down_group_.needs_input_first(context);
+  if (inner.defined() && inner_first) swiglu(inner, gate, up, stream);
   Tensor dinner;  // (T, F)
-  if (wants_inner) dinner = context.allocate_workspace(DType::kF32, saved.gate.shape());
-  down_.backward(dinner, false, d, inner, saved.down_proj, context, reducer);
+  if (wants_inner) dinner = context.allocate_workspace(context.compute, inner_shape);
+  down_group_.backward_input(dinner, d, inner, saved.down_group, context);
+  if (wants_inner) {  // in place
+    swiglu_backward(gate, up, inner_first ? Tensor{} : inner, dinner, gate, up, stream);
+  }
+  down_group_.backward_weights(d, inner, saved.down_group, context, reducer);
   if (!wants_inner) return;
 
-  swiglu_backward(saved.gate, saved.up, dinner, saved.gate, saved.up, stream);  // in place
-  Tensor dnormalised;                                                           // (T, C)
-  if (wants_normalised) dnormalised = context.allocate_workspace(DType::kF32, d.shape());
-  up_.backward(dnormalised, false, saved.up, saved.mlp_input, saved.up_proj, context, reducer);
-  gate_.backward(dnormalised, true, saved.gate, saved.mlp_input, saved.gate_proj, context, reducer);
+  Tensor dnormalised;  // (T, C)
+  if (wants_normalised)
+    dnormalised = context.allocate_workspace(context.compute, saved.middle.shape());
+  up_gate_group_.backward(dnormalised, saved.up_gate, saved.mlp_input.parts[0], saved.up_gate_group,
+                          context, reducer);
   if (wants_normalised) {
-    norm_backward(d, dnormalised, saved.middle, saved.middle_inv_rms, mlp_norm_, context, reducer);
+    norm_backward(d.parts[0], dnormalised, saved.middle, saved.middle_inv_rms, mlp_norm_, context,
+                  reducer);
   }
 }
 
@@ -222,8 +244,7 @@ bool TransformerBlock::attention_trained() const {
 }
 
 bool TransformerBlock::trained() const {
-  return attention_trained() || mlp_norm_.trainable || gate_.trained() || up_.trained() ||
-         down_.trained();
+  return attention_trained() || mlp_norm_.trainable || up_gate_group_.trained() || down_.trained();
 }
 
 void TransformerBlock::collect_parameters(std::vector<Parameter*>& out) {

@@ -33,13 +33,16 @@ void AdamWOptimizer::step(std::span<const ParameterGroup> groups, double lr, flo
                              .eps = options_.eps,
                              .weight_decay = group.weight_decay,
                              .step = steps_};
+    std::vector<AdamWTensors> tensors;
+    tensors.reserve(group.parameters.size());
     for (Parameter* parameter : group.parameters) {
       RW_ASSERT(next < moments_.size() && moments_[next].parameter == parameter,
                 "{}: not the groups this optimizer was made for", parameter->name);
       const Moments& moments = moments_[next++];
-      adamw(parameter->dense(), moments.exp_avg, moments.exp_avg_sq, parameter->gradient,
-            gradient_scale, params, stream);
+      tensors.push_back(
+          {parameter->dense(), moments.exp_avg, moments.exp_avg_sq, parameter->gradient});
     }
+    adamw(tensors, gradient_scale, params, stream);
   }
   RW_ASSERT(next == moments_.size(), "{} of {} parameters", next, moments_.size());
 }

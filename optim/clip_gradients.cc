@@ -1,27 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "optim/clip_gradients.h"
 
+#include <array>
 #include <cmath>
+#include <vector>
 
 #include "kernels/elementwise.h"
+#include "runtime/transfer.h"
 
 namespace rankwise {
 
 ClipResult clip_gradients(std::span<const ParameterGroup> groups, double max_norm,
-                          const DeviceMesh& mesh, Stream& stream) {
-  double replicated = 0.0;  // equal on all ranks: counted once
-  double sharded = 0.0;     // this rank's share
+                          const DeviceMesh& mesh, const Tensor& sums, Stream& stream) {
+  std::vector<Tensor> replicated;  // equal on all ranks: counted once
+  std::vector<Tensor> sharded;     // this rank's share
   for (const ParameterGroup& group : groups) {
     for (const Parameter* parameter : group.parameters) {
       const bool is_sharded = parameter->spec.kind == ShardSpec::Kind::kSharded;
-      const Tensor sum(is_sharded ? &sharded : &replicated, DType::kF64, {1});
-      sum_of_squares(sum, parameter->gradient, stream);
+      (is_sharded ? sharded : replicated).push_back(parameter->gradient);
     }
   }
+  fill(sums, 0.0f, stream);
+  sum_of_squares(sums.rows(0, 1), replicated, stream);
+  sum_of_squares(sums.rows(1, 2), sharded, stream);
   if (stream.measuring()) return {};
-  sharded = all_reduce_numbers(mesh.tensor(), {sharded}, ReduceOp::kSum, "gradient norm")[0];
+  std::array<double, 2> squares{};
+  download(squares.data(), sums, stream);
+  squares[1] = all_reduce_numbers(mesh.tensor(), {squares[1]}, ReduceOp::kSum, "gradient norm")[0];
   ClipResult result;
-  result.norm = std::sqrt(replicated + sharded);
+  result.norm = std::sqrt(squares[0] + squares[1]);
   if (max_norm <= 0.0) return result;
   const double factor = max_norm / (result.norm + 1e-6);
   // Written so that a NaN norm gives a NaN scale, as in torch: it must not pass for "no clipping".

@@ -15,8 +15,9 @@ struct ClipResult {
 };
 
 // max_norm 0: no clipping, the norm is still computed. Nothing is written: the scale goes to the
-// optimizer. Norms of sharded parameters are summed over the tensor axis.
+// optimizer. Norms of sharded parameters are summed over the tensor axis. sums (2) F64 on the
+// stream's device is working memory. Waits for the stream.
 ClipResult clip_gradients(std::span<const ParameterGroup> groups, double max_norm,
-                          const DeviceMesh& mesh, Stream& stream);
+                          const DeviceMesh& mesh, const Tensor& sums, Stream& stream);
 
 }  // namespace rankwise

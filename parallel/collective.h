@@ -9,9 +9,10 @@
 
 namespace rankwise {
 
-// Abort on tensors no communicator can take: these are our own mistakes, never the user's.
-void check_reducible(const Tensor& tensor, std::string_view operation);
-void check_transferable(const Tensor& tensor, std::string_view operation);
+// Abort on tensors a communicator of `size` ranks cannot take: these are our own mistakes, never
+// the user's. In-place collectives of one rank move nothing: their tensors may be on any device.
+void check_reducible(const Tensor& tensor, int size, std::string_view operation);
+void check_transferable(const Tensor& tensor, int size, std::string_view operation);
 void check_gatherable(const Tensor& out, const Tensor& in, int size, std::string_view operation);
 
 // Name of this machine, for error messages.

@@ -14,18 +14,18 @@ class SingleCommunicator : public Communicator {
   int size() const override { return 1; }
 
   void all_reduce(const Tensor& tensor, ReduceOp, std::string_view operation, Stream&) override {
-    check_reducible(tensor, operation);
+    check_reducible(tensor, 1, operation);
   }
 
   std::unique_ptr<PendingCollective> start_all_reduce(const Tensor& tensor, ReduceOp,
                                                       std::string_view operation,
                                                       Stream&) override {
-    check_reducible(tensor, operation);
+    check_reducible(tensor, 1, operation);
     return std::make_unique<FinishedCollective>();
   }
 
   void broadcast(const Tensor& tensor, int root, std::string_view operation, Stream&) override {
-    check_transferable(tensor, operation);
+    check_transferable(tensor, 1, operation);
     check_root(root, operation);
   }
 

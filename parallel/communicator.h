@@ -36,7 +36,7 @@ class Communicator {
   virtual int rank() const = 0;
   virtual int size() const = 0;
 
-  // Tensors of F32, F64, I32, I64, in place, on `stream`.
+  // Tensors of F32, F64, I32, I64, in place, on `stream`; in host memory unless the rank is alone.
   virtual void all_reduce(const Tensor& tensor, ReduceOp op, std::string_view operation,
                           Stream& stream) = 0;
   virtual std::unique_ptr<PendingCollective> start_all_reduce(const Tensor& tensor, ReduceOp op,

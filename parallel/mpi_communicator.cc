@@ -104,8 +104,8 @@ MpiCommunicator::~MpiCommunicator() {
 
 void MpiCommunicator::all_reduce(const Tensor& tensor, ReduceOp op, std::string_view operation,
                                  Stream& stream) {
-  check_reducible(tensor, operation);
-  if (stream.measuring()) return;
+  check_reducible(tensor, size_, operation);
+  if (stream.measuring() || size_ == 1) return;
   for_each_part(tensor.raw(), tensor.numel(), bits_of(tensor.dtype()) / 8, max_count_,
                 [&](void* data, int count) {
                   check_mpi(MPI_Allreduce(MPI_IN_PLACE, data, count, mpi_type(tensor.dtype()),
@@ -118,8 +118,8 @@ std::unique_ptr<PendingCollective> MpiCommunicator::start_all_reduce(const Tenso
                                                                      ReduceOp op,
                                                                      std::string_view operation,
                                                                      Stream& stream) {
-  check_reducible(tensor, operation);
-  if (stream.measuring()) return std::make_unique<FinishedCollective>();
+  check_reducible(tensor, size_, operation);
+  if (stream.measuring() || size_ == 1) return std::make_unique<FinishedCollective>();
   std::vector<MPI_Request> requests;
   for_each_part(tensor.raw(), tensor.numel(), bits_of(tensor.dtype()) / 8, max_count_,
                 [&](void* data, int count) {
@@ -133,8 +133,9 @@ std::unique_ptr<PendingCollective> MpiCommunicator::start_all_reduce(const Tenso
 
 void MpiCommunicator::broadcast(const Tensor& tensor, int root, std::string_view operation,
                                 Stream& stream) {
-  check_transferable(tensor, operation);
-  if (!stream.measuring()) broadcast_bytes(tensor.raw(), tensor.bytes(), root, operation);
+  check_transferable(tensor, size_, operation);
+  if (stream.measuring() || (size_ == 1 && root == 0)) return;
+  broadcast_bytes(tensor.raw(), tensor.bytes(), root, operation);
 }
 
 void MpiCommunicator::broadcast_bytes(void* data, int64_t bytes, int root,

@@ -171,8 +171,8 @@ const std::vector<Contribution>& ThreadCommunicator::exchange_tensors(const Tens
 
 void ThreadCommunicator::all_reduce(const Tensor& tensor, ReduceOp op, std::string_view operation,
                                     Stream& stream) {
-  check_reducible(tensor, operation);
-  if (stream.measuring()) return;
+  check_reducible(tensor, size(), operation);
+  if (stream.measuring() || size() == 1) return;
   const auto& slots = exchange_tensors(tensor, operation);
   // Every rank reduces its own range for all, so nothing is written while another rank reads it.
   const int64_t begin = tensor.numel() * rank_ / size();
@@ -196,9 +196,9 @@ void ThreadCommunicator::all_reduce(const Tensor& tensor, ReduceOp op, std::stri
 
 void ThreadCommunicator::broadcast(const Tensor& tensor, int root, std::string_view operation,
                                    Stream& stream) {
-  check_transferable(tensor, operation);
+  check_transferable(tensor, size(), operation);
   check_root(root, operation);
-  if (stream.measuring()) return;
+  if (stream.measuring() || size() == 1) return;
   const Tensor& source = exchange_tensors(tensor, operation)[static_cast<size_t>(root)].tensor;
   if (rank_ != root && tensor.bytes() > 0) {
     std::memcpy(tensor.raw(), source.raw(), static_cast<size_t>(tensor.bytes()));

@@ -19,7 +19,8 @@ namespace rankwise {
 class Arena {
  public:
   enum class Mode { kReserve, kMeasure };
-  static constexpr int64_t kAlignment = 64;
+  static constexpr int64_t kAlignment = 64;      // of tensors on the CPU
+  static constexpr int64_t kGpuAlignment = 256;  // of tensors on a GPU
 
   struct Usage {
     std::string purpose;
@@ -43,7 +44,9 @@ class Arena {
     int64_t mark_;
   };
 
-  // ConfigError for a CUDA device that this build has no backend for, unless only measuring.
+  // Memory of a GPU comes from plain device allocations, which happen only while pools grow: a
+  // repeated step, or one within what was reserved, makes none. Throws as the constructor of Stream
+  // does, unless only measuring.
   explicit Arena(Device device = {}, Mode mode = Mode::kReserve);
   ~Arena();
   Arena(const Arena&) = delete;
@@ -52,10 +55,11 @@ class Arena {
   Device device() const { return device_; }
   bool measuring() const { return mode_ == Mode::kMeasure; }
 
-  // Uninitialised, 64-byte aligned. Throws OutOfMemoryError naming purpose, bytes and the largest
-  // owners.
+  // Uninitialised, aligned as the device demands. Throws OutOfMemoryError naming purpose, bytes,
+  // what the device has left and the largest owners.
   Tensor allocate(std::string_view purpose, DType dtype, const Shape& shape);
-  // Gets room for `bytes` at once, so that later allocations of the purpose are contiguous.
+  // Gets room for `bytes` at once and no more, so that later allocations of the purpose are
+  // contiguous.
   void reserve(std::string_view purpose, int64_t bytes);
   [[nodiscard]] Scope scope(std::string_view purpose);
 

@@ -2,6 +2,7 @@
 // Where a tensor lives and an operation runs.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 namespace rankwise {
@@ -18,5 +19,30 @@ struct Device {
 
 // "cpu" or "cuda:1".
 std::string to_string(Device device);
+
+// Whether this build has the CUDA backend. Code that needs it stands behind `if constexpr
+// (kHasCuda)`, never behind the preprocessor.
+inline constexpr bool kHasCuda = RANKWISE_HAS_CUDA != 0;
+
+// What the driver tells about one GPU.
+struct GpuProperties {
+  std::string name;
+  int compute_major = 0, compute_minor = 0;
+  int multiprocessors = 0;
+  int64_t memory_bytes = 0;
+  int64_t free_bytes = 0;
+  int64_t l2_bytes = 0;
+};
+
+// GPUs this process can use; 0 without a driver or without the CUDA backend.
+int gpu_count();
+// ConfigError for a CUDA device that this build has no backend for, CommunicationError for one that
+// is not there.
+void require_device(Device device);
+// Throws as require_device() does.
+GpuProperties gpu_properties(int index);
+
+// Allocations of device memory that the arenas and streams of this process have made so far.
+int64_t device_allocation_count();
 
 }  // namespace rankwise

@@ -16,21 +16,32 @@ void* advanced(void* data, int64_t elements, DType dtype) {
   return static_cast<std::byte*>(data) + bits / 8;
 }
 
+int64_t item_size(const Shape& shape) {  // elements of one item of dimension 0
+  int64_t size = 1;
+  for (int i = 1; i < shape.rank(); ++i) size *= shape.dim(i);
+  return size;
+}
+
 }  // namespace
 
 Tensor::Tensor(void* data, DType dtype, Shape shape, Device device)
     : data_(data), dtype_(dtype), device_(device), shape_(shape), defined_(true) {
-  if (shape_.rank() == 2) row_stride_ = shape_.dim(1);
+  if (shape_.rank() >= 2) row_stride_ = item_size(shape_);
 }
 
 bool Tensor::is_contiguous() const {
-  return shape_.rank() != 2 || row_stride_ == shape_.dim(1) || shape_.dim(0) <= 1;
+  return shape_.rank() < 2 || row_stride_ == item_size(shape_) || shape_.dim(0) <= 1;
 }
 
 Tensor Tensor::reshaped(Shape shape) const {
-  RW_ASSERT(defined_ && is_contiguous(), "{}", to_string(shape_));
-  RW_ASSERT(shape.numel() == numel(), "{} to {}", to_string(shape_), to_string(shape));
-  return Tensor(data_, dtype_, shape, device_);
+  RW_ASSERT(defined_ && shape.numel() == numel(), "{} to {}", to_string(shape_), to_string(shape));
+  Tensor view(data_, dtype_, shape, device_);
+  if (!is_contiguous()) {
+    RW_ASSERT(shape.rank() >= 2 && shape.dim(0) == dim(0), "{} with row stride {} to {}",
+              to_string(shape_), row_stride_, to_string(shape));
+    view.row_stride_ = row_stride_;
+  }
+  return view;
 }
 
 Tensor Tensor::rows(int64_t begin, int64_t end) const {
@@ -38,12 +49,10 @@ Tensor Tensor::rows(int64_t begin, int64_t end) const {
   RW_ASSERT(0 <= begin && begin <= end && end <= dim(0), "rows [{}, {}) of {}", begin, end,
             to_string(shape_));
   std::array<int64_t, Shape::kMaxRank> dims{};
-  int64_t items = 1;  // elements from one row to the next
   for (int i = 0; i < rank(); ++i) {
     dims[static_cast<size_t>(i)] = i == 0 ? end - begin : dim(i);
-    if (i > 0) items *= dim(i);
   }
-  if (rank() == 2) items = row_stride_;
+  const int64_t items = rank() >= 2 ? row_stride_ : 1;
   Tensor view(advanced(data_, begin * items, dtype_), dtype_,
               Shape(std::span<const int64_t>(dims.data(), static_cast<size_t>(rank()))), device_);
   view.row_stride_ = row_stride_;

@@ -11,8 +11,9 @@
 
 namespace rankwise {
 
-// Row-major. Contiguous, except that a rank-2 tensor may be a block of columns of a wider matrix
-// (row_stride() > dim(1)); kernels refuse such views unless their header says they accept them.
+// Row-major. Contiguous, except that a tensor of rank 2 or more may be a block of columns of a wider
+// matrix: its items along dimension 0 are contiguous but lie row_stride() elements apart. Kernels
+// refuse such views unless their header says they accept them.
 // Whoever allocated the memory (usually an Arena) must outlive the view.
 class Tensor {
  public:
@@ -27,7 +28,8 @@ class Tensor {
   int64_t dim(int index) const { return shape_.dim(index); }
   int64_t numel() const { return shape_.numel(); }
   int64_t bytes() const { return (numel() * bits_of(dtype_) + 7) / 8; }  // of a contiguous tensor
-  int64_t row_stride() const { return row_stride_; }                     // elements; rank 2 only
+  // Elements from one item of dimension 0 to the next; rank 2 or more.
+  int64_t row_stride() const { return row_stride_; }
   bool is_contiguous() const;
 
   void* raw() const { return data_; }
@@ -38,7 +40,7 @@ class Tensor {
     return static_cast<T*>(data_);
   }
 
-  // Same memory, other shape of equal numel. Contiguous tensors only.
+  // Same memory, other shape of equal numel. A view with a row stride must keep dimension 0.
   Tensor reshaped(Shape shape) const;
   // Items [begin, end) of dimension 0.
   Tensor rows(int64_t begin, int64_t end) const;

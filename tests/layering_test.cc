@@ -37,7 +37,8 @@ const std::map<std::string, std::set<std::string>>& allowed_layers() {
 // Folders that only their own layer (and their mirror under tests/) sees.
 const std::map<std::string, std::string>& private_folders() {
   static const std::map<std::string, std::string> table = {
-      {"kernels/cpu", "kernels"}, {"kernels/cuda", "kernels"}, {"launch/config", "launch"}};
+      {"kernels/cpu", "kernels"}, {"kernels/cuda", "kernels"}, {"runtime/cuda", "runtime"},
+      {"launch/config", "launch"}};
   return table;
 }
 
@@ -55,7 +56,9 @@ const std::map<std::string, std::vector<std::string>>& restricted_headers() {
       {"cuda_runtime.h", {"runtime/cuda", "kernels/cuda"}},
       {"cuda_runtime_api.h", {"runtime/cuda", "kernels/cuda"}},
       {"cuda_bf16.h", {"kernels/cuda"}},
+      {"cuda_fp16.h", {"kernels/cuda"}},
       {"cublas", {"kernels/cuda"}},
+      {"cudnn", {"kernels/cuda"}},
       {"oneapi/dnnl/", {"kernels/cpu"}},
       {"dnnl", {"kernels/cpu"}},
       {"cblas.h", {"kernels/cpu"}},

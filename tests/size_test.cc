@@ -21,7 +21,7 @@ constexpr int kHardFileLines = 500;  // above: split it, whatever the reason
 constexpr int kHardCudaLines = 600;
 constexpr int kFunctionLines = 60;
 constexpr int kParameters = 7;
-constexpr int kProductLines = 25000;
+constexpr int kProductLines = 25000;  // that hold code: neither blank nor only a comment
 
 struct Finding {
   std::string kind;     // file, function, parameters
@@ -117,12 +117,16 @@ TEST(Size, FilesFunctionsAndParameterListsAreSmall) {
 }
 
 TEST(Size, ProductStaysWithinItsBudget) {
-  size_t lines = 0;
+  int64_t lines = 0;
   for (const SourceFile& file : read_source_tree(".")) {
-    if (!is_test(file)) lines += split_lines(file.text).size();
+    if (is_test(file)) continue;
+    lines += std::ranges::count_if(
+        split_lines(without_comments(file.text, true)), [](const std::string& line) {
+          return line.find_first_not_of(" \t") != std::string::npos;
+        });
   }
-  EXPECT_GT(lines, 1000u);
-  EXPECT_LE(lines, static_cast<size_t>(kProductLines));
+  EXPECT_GT(lines, 1000);
+  EXPECT_LE(lines, kProductLines);
 }
 
 // The check itself, on files that are too large in one way each.

@@ -6,7 +6,6 @@
 
 namespace rankwise::cpu {
 
-void adamw(const Tensor& p, const Tensor& m, const Tensor& v, const Tensor& g, float gradient_scale,
-           const AdamWParams& params);
+void adamw(const AdamWTensors& tensors, const AdamWFactors& factors);
 
 }  // namespace rankwise::cpu

@@ -2,32 +2,9 @@
 // CPU backend of causal attention over packed documents.
 #pragma once
 
-#include "kernels/attention.h"
+#include "kernels/attention_arguments.h"
 
 namespace rankwise::cpu {
-
-// What both passes read, as in kernels/attention.h.
-struct AttentionInputs {
-  const Tensor& q;
-  const Tensor& k;
-  const Tensor& v;
-  const Tensor& query_offsets;
-  const Tensor& key_offsets;
-  const AttentionParams& params;
-};
-
-struct AttentionGradients {
-  const Tensor& dq;
-  const Tensor& dk;
-  const Tensor& dv;
-};
-
-// What the backward pass reads of the forward pass's result.
-struct AttentionOutputs {
-  const Tensor& dy;
-  const Tensor& y;
-  const Tensor& log_sum_exp;
-};
 
 void attention(const Tensor& y, const Tensor& log_sum_exp, const AttentionInputs& inputs,
                Stream& stream);

@@ -144,4 +144,19 @@ void dropout(const Tensor& y, const Tensor& x, float p, const Rng& rng, uint64_t
   }
 }
 
+void fill_random_bytes(const Tensor& x, const Rng& rng) {
+  constexpr int64_t kWords = 4 * kDrawBlocks;
+  const int64_t count = x.numel();
+  uint8_t* out = x.data<uint8_t>();
+#pragma omp parallel for schedule(static) if (count >= kParallelElements)
+  for (int64_t begin = 0; begin < count; begin += kWords) {
+    std::array<uint32_t, kWords> words;
+    draw(words, rng, static_cast<uint64_t>(begin / 4));
+    const int64_t end = std::min(count, begin + kWords);
+    for (int64_t i = begin; i < end; ++i) {
+      out[i] = static_cast<uint8_t>(words[static_cast<size_t>(i - begin)]);
+    }
+  }
+}
+
 }  // namespace rankwise::cpu

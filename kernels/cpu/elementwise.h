@@ -18,5 +18,6 @@ void add_bias(const Tensor& y, const Tensor& bias);
 void bias_backward(const Tensor& dbias, const Tensor& dy, Stream& stream);
 void sum_of_squares(const Tensor& sum, const Tensor& x);
 void dropout(const Tensor& y, const Tensor& x, float p, const Rng& rng, uint64_t first_index);
+void fill_random_bytes(const Tensor& x, const Rng& rng);
 
 }  // namespace rankwise::cpu

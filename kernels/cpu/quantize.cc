@@ -86,9 +86,7 @@ void quantize_scales(QuantizedTensor& out, const float* scales) {
   const std::span<const float, 256> map = signed_dynamic_map();
   std::copy(map.begin(), map.end(), out.nested_map.data<float>());
   const int64_t blocks = out.blocks();
-  double sum = 0.0;
-  for (int64_t b = 0; b < blocks; ++b) sum += scales[b];
-  out.nested_offset = blocks == 0 ? 0.0f : static_cast<float>(sum / static_cast<double>(blocks));
+  out.nested_offset = mean_scale({scales, static_cast<size_t>(blocks)});
 
   uint8_t* codes = out.absmax.data<uint8_t>();
   for (int64_t begin = 0; begin < blocks; begin += QuantizedTensor::kNestedBlock) {

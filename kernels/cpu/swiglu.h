@@ -7,7 +7,8 @@
 namespace rankwise::cpu {
 
 void swiglu(const Tensor& y, const Tensor& gate, const Tensor& up);
-void swiglu_backward(const Tensor& dgate, const Tensor& dup, const Tensor& dy, const Tensor& gate,
-                     const Tensor& up);
+// inner may be undefined.
+void swiglu_backward(const Tensor& dgate, const Tensor& dup, const Tensor& inner, const Tensor& dy,
+                     const Tensor& gate, const Tensor& up);
 
 }  // namespace rankwise::cpu

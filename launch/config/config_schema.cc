@@ -29,9 +29,10 @@ void visit_model(ModelSection& model, ConfigVisitor& visitor) {
                ChoiceLeaf<BaseQuantization>(model.quant, {{"none", BaseQuantization::kNone},
                                                           {"nf4", BaseQuantization::kNf4}}));
   visitor.leaf({"double_quant", "with nf4: quantise the scales too"}, FlagLeaf(model.double_quant));
-  visitor.leaf({"compute", "number type; auto is fp32 on a CPU"},
-               ChoiceLeaf<ComputeType>(
-                   model.compute, {{"auto", ComputeType::kAuto}, {"fp32", ComputeType::kFp32}}));
+  visitor.leaf({"compute", "number type; auto is fp32 on the CPU and bf16 on CUDA"},
+               ChoiceLeaf<ComputeType>(model.compute, {{"auto", ComputeType::kAuto},
+                                                       {"fp32", ComputeType::kFp32},
+                                                       {"bf16", ComputeType::kBf16}}));
 }
 
 void visit_adapt_rule(AdaptRule& rule, ConfigVisitor& visitor) {
@@ -109,9 +110,14 @@ void visit_train(TrainSection& train, ConfigVisitor& visitor) {
                IntegerLeaf(train.micro_batch, kAtLeastOne));
   visitor.leaf({"seed", "of data order, initialisation and dropout"},
                IntegerLeaf(train.seed, {.min = 0}));
-  visitor.leaf({"recompute", "whether backward runs each block's forward again, to save memory"},
-               ChoiceLeaf<Recompute>(train.recompute,
-                                     {{"none", Recompute::kNone}, {"full", Recompute::kFull}}));
+  visitor.leaf(
+      {"recompute", "what backward computes again to save memory; auto: as little as fits"},
+      ChoiceLeaf<std::optional<Recompute>>(train.recompute, {{"auto", std::nullopt},
+                                                             {"none", Recompute::kNone},
+                                                             {"selective", Recompute::kSelective},
+                                                             {"full", Recompute::kFull}}));
+  visitor.leaf({"deterministic", "the same bits in every run on CUDA, slower; the CPU always is"},
+               FlagLeaf(train.deterministic));
 }
 
 void visit_optim(OptimSection& optim, ConfigVisitor& visitor) {
@@ -153,9 +159,10 @@ void visit_reporting(TrainConfig& config, ConfigVisitor& visitor) {
 }  // namespace
 
 void visit_config(TrainConfig& config, ConfigVisitor& visitor) {
-  visitor.leaf({"device", "where to compute"},
-               ChoiceLeaf<DeviceChoice>(
-                   config.device, {{"auto", DeviceChoice::kAuto}, {"cpu", DeviceChoice::kCpu}}));
+  visitor.leaf({"device", "where to compute; auto: cuda when there is a GPU and one rank"},
+               ChoiceLeaf<DeviceChoice>(config.device, {{"auto", DeviceChoice::kAuto},
+                                                        {"cpu", DeviceChoice::kCpu},
+                                                        {"cuda", DeviceChoice::kCuda}}));
   visitor.section({"model", "the base model"}, [&] { visit_model(config.model, visitor); });
   visitor.list(
       {"adapt", "what trains, and how: the first matching rule wins, the rest is frozen"},

@@ -19,10 +19,10 @@ namespace rankwise {
 // Names, defaults, help and ranges of all keys stand in config_schema.cc; the initialisers below
 // are the defaults. Paths are kept as written and are relative to the current directory.
 
-enum class DeviceChoice { kAuto, kCpu };
+enum class DeviceChoice { kAuto, kCpu, kCuda };
 enum class BaseQuantization { kNone, kNf4 };
 enum class ModelInit { kWeights, kRandom };
-enum class ComputeType { kAuto, kFp32 };
+enum class ComputeType { kAuto, kFp32, kBf16 };
 enum class AdaptMethod { kLora, kFull, kFrozen };
 enum class PromptTemplate { kNone };
 enum class OptimizerName { kAdamW };
@@ -68,7 +68,8 @@ struct TrainSection {
   int64_t global_batch = 64;  // rows per optimizer step over all ranks; a multiple of micro_batch
   int64_t micro_batch = 4;    // rows per forward pass of one rank
   int64_t seed = 42;
-  Recompute recompute = Recompute::kNone;
+  std::optional<Recompute> recompute;  // unset: auto, the memory plan decides
+  bool deterministic = false;          // the same bits in every run on CUDA; the CPU always does so
   bool operator==(const TrainSection&) const = default;
 };
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// `rankwise bench [matmul|nf4|attention|step ...]`: measured rates beside the measured ceiling.
+// `rankwise bench [matmul|nf4|attention|step|kernels ...]`: measured rates beside the measured
+// ceiling.
 #pragma once
 
 #include "launch/verbs/verb.h"

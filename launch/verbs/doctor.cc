@@ -9,10 +9,10 @@
 #include <ostream>
 #include <string_view>
 
-#include "kernels/dispatch.h"
 #include "launch/machine.h"
 #include "launch/progress_line.h"
 #include "launch/version.h"
+#include "runtime/device.h"
 #include "runtime/errors.h"
 
 namespace rankwise {
@@ -28,8 +28,18 @@ std::string describe_memory(const MachineReport& machine) {
   return text;
 }
 
-std::string describe_gpus(const MachineReport& machine) {
-  return machine.gpus.empty() ? "none" : fmt::format("{}", fmt::join(machine.gpus, ", "));
+// One text for each GPU this process can use; without any, what the system knows of them.
+std::vector<std::string> describe_gpus(const MachineReport& machine) {
+  std::vector<std::string> texts;
+  for (int i = 0; i < gpu_count(); ++i) {
+    const GpuProperties gpu = gpu_properties(i);
+    texts.push_back(fmt::format("{}: {}, compute capability {}.{}, {}, {} free",
+                                to_string(Device{DeviceKind::kCuda, i}), gpu.name,
+                                gpu.compute_major, gpu.compute_minor,
+                                format_bytes(gpu.memory_bytes), format_bytes(gpu.free_bytes)));
+  }
+  if (!texts.empty()) return texts;
+  return machine.gpus.empty() ? std::vector<std::string>{"none"} : machine.gpus;
 }
 
 // What is missing, and what to do about it.
@@ -58,8 +68,11 @@ std::vector<std::string> advice(const MachineReport& machine) {
     lines.emplace_back(
         "there is a GPU, but this build has no CUDA backend: everything runs on the CPU");
   }
-  if (kHasCuda && machine.nccl.empty()) {
-    lines.emplace_back("NCCL not found: install libnccl2 to use several GPUs");
+  if (kHasCuda && !machine.gpus.empty() && gpu_count() == 0) {
+    lines.push_back(fmt::format(
+        "there is a GPU, but the CUDA {} runtime of this build can use none: a newer driver may be "
+        "needed, or CUDA_VISIBLE_DEVICES hides it",
+        version_json()["libraries"].value("cuda", "")));
   }
   return lines;
 }
@@ -82,7 +95,7 @@ class DoctorVerb : public Verb {
                     machine.sockets, machine.cores, machine.threads, machine.usable_threads));
     add("simd", machine.simd.empty() ? "none" : fmt::format("{}", fmt::join(machine.simd, " ")));
     add("memory", describe_memory(machine));
-    add("gpu", describe_gpus(machine));
+    for (const std::string& gpu : describe_gpus(machine)) add("gpu", gpu);
     add("driver", machine.gpu_driver.empty() ? "none" : machine.gpu_driver);
     add("libcuda", machine.has_libcuda ? "found" : "not found");
     add("nccl", machine.nccl.empty() ? "not found" : machine.nccl);

@@ -4,12 +4,13 @@
 #include <CLI/CLI.hpp>
 #include <ostream>
 
-#include "kernels/elementwise.h"
 #include "launch/config/train_config.h"
+#include "launch/device_choice.h"
 #include "launch/evaluation.h"
 #include "launch/inference_model.h"
 #include "launch/training_data.h"
 #include "runtime/io/safetensors.h"
+#include "runtime/transfer.h"
 
 namespace rankwise {
 namespace {
@@ -19,6 +20,7 @@ void write_logits(const std::string& path, InferenceModel& loaded, const Dataset
   CausalLm& model = loaded.model();
   Arena& arena = loaded.arena();
   Stream& stream = loaded.stream();
+  Arena host;
   std::vector<NamedTensor> rows;
   for (size_t row = 0; row < dataset.samples.size(); ++row) {
     const Arena::Scope scope = arena.scope("activations");
@@ -26,11 +28,10 @@ void write_logits(const std::string& path, InferenceModel& loaded, const Dataset
     append_document(batch, dataset.samples[row]);
     ForwardContext context = model.forward(batch, /*training=*/false, /*step=*/0, stream);
     const Tensor logits = model.logits(context, 0, batch.tokens(), stream);
-    const Tensor kept = arena.allocate("logits", DType::kF32, logits.shape());
-    copy(kept, logits, stream);
+    const Tensor kept = host.allocate("logits", logits.dtype(), logits.shape());
+    download(kept.raw(), logits, stream);
     rows.push_back({fmt::format("logits.{:06}", row), kept});
   }
-  stream.synchronize();
   write_safetensors(path, std::move(rows));
 }
 
@@ -55,6 +56,8 @@ class EvaluateVerb : public Verb {
       throw ConfigError("--logits: logits are written by one rank; start evaluate without mpirun");
     }
 
+    const Device device = choose_device(config.device, context.world.size());
+    const DType compute = choose_compute(config.model.compute, device);
     const DeviceMesh mesh(context.world, static_cast<int>(config.parallel.tensor));
     const ModelFiles files = open_base(config);
     const TrainingData data = load_training_data(config, files, DataParts::kEval);
@@ -62,7 +65,9 @@ class EvaluateVerb : public Verb {
     InferenceModel loaded(files,
                           {.adapter = adapter_,
                            .quantize_nf4 = config.model.quant == BaseQuantization::kNf4,
-                           .double_quant = config.model.double_quant},
+                           .double_quant = config.model.double_quant,
+                           .device = device,
+                           .compute = compute},
                           mesh);
     const EvaluationResult result = evaluate_loss(
         loaded.model(), make_eval_batches(config, *data.eval, mesh, config.eval.batches), mesh,

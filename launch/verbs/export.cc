@@ -101,7 +101,7 @@ void export_adapter(const std::string& output, ExportReport& report) {
   std::vector<std::pair<std::string, Adapter*>> by_module;
   const SafetensorsFile file(report.source + "/adapter_model.safetensors");
   const auto adapters = adapters_in(file, config, by_module, arena, stream);
-  load_peft_weights(report.source, by_module);
+  load_peft_weights(report.source, by_module, stream);
   report.changes_nothing = true;
   for (const auto& adapter : adapters) {
     for (const Parameter* parameter : adapter->parameters()) {
@@ -111,7 +111,7 @@ void export_adapter(const std::string& output, ExportReport& report) {
       if (is_b && !is_zero(parameter->dense())) report.changes_nothing = false;
     }
   }
-  write_peft_folder(output, config, by_module, tokenizer_of(report.source));
+  write_peft_folder(output, config, by_module, tokenizer_of(report.source), stream);
 }
 
 void export_model(const ExportOptions& options, ExportReport& report) {

@@ -6,12 +6,19 @@
 #include <CLI/CLI.hpp>
 #include <filesystem>
 #include <fstream>
+#include <map>
 
+#include "launch/device_choice.h"
 #include "launch/inference_model.h"
 #include "runtime/data/record_reader.h"
 
 namespace rankwise {
 namespace {
+
+const std::map<std::string, DeviceChoice> kDevices = {
+    {"auto", DeviceChoice::kAuto}, {"cpu", DeviceChoice::kCpu}, {"cuda", DeviceChoice::kCuda}};
+const std::map<std::string, ComputeType> kComputeTypes = {
+    {"auto", ComputeType::kAuto}, {"fp32", ComputeType::kFp32}, {"bf16", ComputeType::kBf16}};
 
 void check(const GenerateOptions& sampling) {
   if (sampling.max_new_tokens < 1) {
@@ -85,13 +92,18 @@ class GenerateVerb : public Verb {
         ->check(CLI::IsMember({"none", "nf4"}))
         ->capture_default_str();
     app.add_option("--device", device_, "where to compute")
-        ->check(CLI::IsMember({"auto", "cpu"}))
+        ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+        ->capture_default_str();
+    app.add_option("--compute", compute_, "number type; auto: fp32 on the CPU, bf16 on CUDA")
+        ->check(CLI::IsMember({"auto", "fp32", "bf16"}))
         ->capture_default_str();
   }
   int run(VerbContext& context) override {
     if (context.world.rank() != 0) return static_cast<int>(ExitCode::kDone);
     if (!prompt_ && prompts_.empty()) throw ConfigError("--prompt or --prompts is needed");
     options_.quantize_nf4 = quant_ == "nf4";
+    options_.device = kDevices.at(device_);
+    options_.compute = kComputeTypes.at(compute_);
     options_.prompts = prompt_ ? std::vector<std::string>{*prompt_} : read_prompts(prompts_);
     generate_text(options_, [&](size_t index, const std::string& text) {
       if (prompt_) {
@@ -110,6 +122,7 @@ class GenerateVerb : public Verb {
   std::string prompts_;
   std::string quant_ = "none";
   std::string device_ = "auto";
+  std::string compute_ = "auto";
 };
 
 }  // namespace
@@ -139,6 +152,8 @@ std::vector<std::string> read_prompts(const std::string& path) {
 void generate_text(const GenerateTextOptions& options,
                    const std::function<void(size_t, const std::string&)>& emit) {
   check(options.sampling);
+  const Device device = choose_device(options.device, /*ranks=*/1);
+  const DType compute = choose_compute(options.compute, device);
   const ModelFiles files = open_model(options.model);
   const std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(files);
   std::vector<std::vector<int32_t>> prompts;
@@ -150,7 +165,11 @@ void generate_text(const GenerateTextOptions& options,
   sampling.stop_ids = stop_ids(files, *tokenizer);
   const auto alone = make_single_communicator();
   const DeviceMesh mesh(*alone, 1);
-  InferenceModel loaded(files, {.adapter = options.adapter, .quantize_nf4 = options.quantize_nf4},
+  InferenceModel loaded(files,
+                        {.adapter = options.adapter,
+                         .quantize_nf4 = options.quantize_nf4,
+                         .device = device,
+                         .compute = compute},
                         mesh);
   for (size_t i = 0; i < prompts.size(); ++i) {
     const std::vector<int32_t> ids =

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "launch/config/train_config.h"
 #include "launch/verbs/verb.h"
 #include "model/generate.h"
 
@@ -15,6 +16,8 @@ struct GenerateTextOptions {
   std::string model;    // HF folder or quantised store
   std::string adapter;  // PEFT folder; empty: the base alone
   bool quantize_nf4 = false;
+  DeviceChoice device = DeviceChoice::kAuto;
+  ComputeType compute = ComputeType::kAuto;
   std::vector<std::string> prompts;
   GenerateOptions sampling;  // stop_ids are those of the model
 };

@@ -174,7 +174,7 @@ class InspectVerb : public Verb {
     const Json json = read_json_file(file);
     const ConfigReader run(json, file);
     out << fmt::format("run folder: {}\n", path_);
-    for (const char* key : {"version", "commit", "ranks", "device"}) {
+    for (const char* key : {"version", "commit", "ranks", "device", "compute"}) {
       if (run.has(key)) out << fmt::format("{:<12} {}\n", key, text_of(run.at(key)));
     }
     const std::string base = run.object("config").object("model").text("path");

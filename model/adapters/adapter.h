@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,22 +27,34 @@ struct AdapterSaved {
   virtual ~AdapterSaved() = default;
 };
 
+// y += scale * (x a^T) b^T with a (rank, in), b (out, rank).
+struct LowRankTerm {
+  Parameter* a = nullptr;
+  Parameter* b = nullptr;
+  float scale = 0.0f;
+};
+
 class Adapter {
  public:
   virtual ~Adapter() = default;
+
+  // Defined when such a term is all that this adapter does in this pass: then the linear layer
+  // computes it together with its base weight, and forward and backward are not called.
+  virtual std::optional<LowRankTerm> low_rank_term(const ForwardContext& context) = 0;
 
   // y (T, out) += the adapter's contribution for x (T, in).
   virtual std::unique_ptr<AdapterSaved> forward(const Tensor& y, const Tensor& x,
                                                 ForwardContext& context) const = 0;
   // Accumulates the gradients of the adapter's parameters and adds its part to dx (T, in); dx may
-  // be undefined (not wanted).
+  // be undefined (not wanted). Activations are of context.compute, rows strided on CUDA.
   virtual void backward(const Tensor& dx, const Tensor& dy, const Tensor& x,
                         const AdapterSaved& saved, ForwardContext& context) = 0;
   // Parameters in the order backward finishes them.
   virtual std::vector<Parameter*> parameters() = 0;
-  // w (out, in) F32 += the adapter's change of the weight.
+  // w (out, in) F32, on the adapter's device, += the adapter's change of the weight.
   virtual void merge_into(const Tensor& w, Stream& stream) const = 0;
   virtual std::string method() const = 0;  // "lora"
+  virtual int64_t rank() const = 0;        // of its low-rank term, 0 when it never has one
 };
 
 }  // namespace rankwise

@@ -2,11 +2,12 @@
 #include "model/adapters/lora_adapter.h"
 
 #include <cmath>
-#include <span>
+#include <vector>
 
 #include "kernels/elementwise.h"
 #include "kernels/matmul.h"
 #include "runtime/rng.h"
+#include "runtime/transfer.h"
 
 namespace rankwise {
 namespace {
@@ -26,10 +27,20 @@ Parameter make_parameter(const std::string& name, ParameterRole role, const Shap
 }
 
 // Bound of torch's kaiming_uniform_(a = sqrt(5)), which PEFT applies to A.
-void fill_kaiming_uniform(const Tensor& a, const std::string& module, uint64_t seed) {
+void fill_kaiming_uniform(const Tensor& a, const std::string& module, uint64_t seed,
+                          Stream& stream) {
   const float bound = 1.0f / std::sqrt(static_cast<float>(a.dim(1)));
-  Rng(seed, module + ".lora_A")
-      .fill_uniform(std::span(a.data<float>(), static_cast<size_t>(a.numel())), -bound, bound);
+  std::vector<float> values(static_cast<size_t>(a.numel()));
+  Rng(seed, module + ".lora_A").fill_uniform(values, -bound, bound);
+  upload(a, values.data(), stream);
+}
+
+// An adapter's matrix in the type of the activations.
+Tensor in_compute_type(const Tensor& x, ForwardContext& context) {
+  if (x.dtype() == context.compute) return x;
+  const Tensor out = context.allocate_workspace(context.compute, x.shape());
+  cast(out, x, *context.stream);
+  return out;
 }
 
 }  // namespace
@@ -44,7 +55,7 @@ LoraAdapter::LoraAdapter(const LinearSite& site, const LoraOptions& options, uin
                       {options.rank, site.in_features}, arena);
   b_ = make_parameter(site.module + ".lora_B.weight", ParameterRole::kLoraB,
                       {site.out_features, options.rank}, arena);
-  if (!arena.measuring()) fill_kaiming_uniform(a_.dense(), site.module, seed);
+  if (!arena.measuring()) fill_kaiming_uniform(a_.dense(), site.module, seed, stream);
   fill(b_.dense(), 0.0f, stream);
 }
 
@@ -60,19 +71,22 @@ void LoraAdapter::apply_dropout(const Tensor& y, const Tensor& x, ForwardContext
   dropout(y, x, options_.dropout, rng, first, *context.stream);
 }
 
+std::optional<LowRankTerm> LoraAdapter::low_rank_term(const ForwardContext& context) {
+  if (drops(context)) return std::nullopt;
+  return LowRankTerm{&a_, &b_, scale_};
+}
+
 std::unique_ptr<AdapterSaved> LoraAdapter::forward(const Tensor& y, const Tensor& x,
                                                    ForwardContext& context) const {
   auto saved = std::make_unique<LoraSaved>();
-  saved->down = context.allocate(DType::kF32, {x.dim(0), options_.rank});
+  saved->down = context.allocate(context.compute, {x.dim(0), options_.rank});
   const auto scope = context.arena->scope("workspace");
-  Tensor input = x;
-  if (drops(context)) {
-    input = context.allocate_workspace(DType::kF32, x.shape());
-    apply_dropout(input, x, context);
-  }
-  matmul(saved->down, input, a_.dense(), {.transpose_b = true}, *context.stream);
-  matmul(y, saved->down, b_.dense(), {.transpose_b = true, .alpha = scale_, .beta = 1.0f},
+  const Tensor input = context.allocate_workspace(context.compute, x.shape());
+  apply_dropout(input, x, context);
+  matmul(saved->down, input, in_compute_type(a_.dense(), context), {.transpose_b = true},
          *context.stream);
+  matmul(y, saved->down, in_compute_type(b_.dense(), context),
+         {.transpose_b = true, .alpha = scale_, .beta = 1.0f}, *context.stream);
   return saved;
 }
 
@@ -81,19 +95,14 @@ void LoraAdapter::backward(const Tensor& dx, const Tensor& dy, const Tensor& x,
   Stream& stream = *context.stream;
   const Tensor& down = static_cast<const LoraSaved&>(saved).down;
   const auto scope = context.arena->scope("workspace");
-  const Tensor ddown = context.allocate_workspace(DType::kF32, down.shape());  // (T, rank)
-  matmul(ddown, dy, b_.dense(), {.alpha = scale_}, stream);
+  const Tensor ddown = context.allocate_workspace(context.compute, down.shape());  // (T, rank)
+  matmul(ddown, dy, in_compute_type(b_.dense(), context), {.alpha = scale_}, stream);
   matmul(b_.gradient, dy, down, {.transpose_a = true, .alpha = scale_, .beta = 1.0f}, stream);
-  if (!drops(context)) {
-    linear_backward_weight(a_.gradient, ddown, x, stream);
-    if (dx.defined()) matmul(dx, ddown, a_.dense(), {.beta = 1.0f}, stream);
-    return;
-  }
-  const Tensor full = context.allocate_workspace(DType::kF32, x.shape());
+  const Tensor full = context.allocate_workspace(context.compute, x.shape());
   apply_dropout(full, x, context);
   linear_backward_weight(a_.gradient, ddown, full, stream);
   if (!dx.defined()) return;
-  matmul(full, ddown, a_.dense(), {}, stream);
+  matmul(full, ddown, in_compute_type(a_.dense(), context), {}, stream);
   apply_dropout(full, full, context);
   add(dx, full, stream);
 }

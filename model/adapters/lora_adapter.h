@@ -18,6 +18,8 @@ class LoraAdapter : public Adapter {
   // A ~ U(-1/sqrt(in), 1/sqrt(in)) from Rng(seed, "<module>.lora_A"), B = 0 (PEFT's default).
   LoraAdapter(const LinearSite& site, const LoraOptions& options, uint64_t seed, Arena& arena,
               Stream& stream);
+  // Without dropout, LoRA is its low-rank term.
+  std::optional<LowRankTerm> low_rank_term(const ForwardContext& context) override;
   std::unique_ptr<AdapterSaved> forward(const Tensor& y, const Tensor& x,
                                         ForwardContext& context) const override;
   void backward(const Tensor& dx, const Tensor& dy, const Tensor& x, const AdapterSaved& saved,
@@ -25,6 +27,7 @@ class LoraAdapter : public Adapter {
   std::vector<Parameter*> parameters() override;
   void merge_into(const Tensor& w, Stream& stream) const override;
   std::string method() const override { return "lora"; }
+  int64_t rank() const override { return options_.rank; }
 
   float scale() const { return scale_; }
   const LoraOptions& options() const { return options_; }

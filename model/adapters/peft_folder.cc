@@ -9,6 +9,7 @@
 #include "model/atomic_folder.h"
 #include "runtime/errors.h"
 #include "runtime/io/safetensors.h"
+#include "runtime/transfer.h"
 
 namespace rankwise {
 namespace {
@@ -33,11 +34,17 @@ void check_shape(const SafetensorsFile& file, const SafetensorsEntry& entry,
   }
 }
 
-std::vector<NamedTensor> named_tensors(const Adapters& adapters) {
+// On the host: views, or copies in `arena` of what lies on a GPU.
+std::vector<NamedTensor> named_tensors(const Adapters& adapters, Arena& arena, Stream& stream) {
   std::vector<NamedTensor> tensors;
   for (const auto& [module, adapter] : adapters) {
     for (const Parameter* parameter : adapter->parameters()) {
-      tensors.push_back({kPrefix + parameter->name, parameter->dense()});
+      Tensor tensor = parameter->dense();
+      if (tensor.device().is_cuda()) {
+        tensor = arena.allocate("adapters", DType::kF32, tensor.shape());
+        download(tensor.raw(), parameter->dense(), stream);
+      }
+      tensors.push_back({kPrefix + parameter->name, tensor});
     }
   }
   return tensors;
@@ -91,7 +98,7 @@ void refuse_foreign_folder(const std::string& folder) {
 
 }  // namespace
 
-void load_peft_weights(const std::string& folder, const Adapters& adapters) {
+void load_peft_weights(const std::string& folder, const Adapters& adapters, Stream& stream) {
   const SafetensorsFile file(file_in(folder, kTensorFile));
   std::set<std::string, std::less<>> wanted;
   for (const auto& [module, adapter] : adapters) {
@@ -112,16 +119,21 @@ void load_peft_weights(const std::string& folder, const Adapters& adapters) {
   }
   for (const auto& [module, adapter] : adapters) {
     for (const Parameter* parameter : adapter->parameters()) {
-      file.read(file.at(kPrefix + parameter->name), parameter->dense());
+      const SafetensorsEntry& entry = file.at(kPrefix + parameter->name);
+      std::vector<float> values(static_cast<size_t>(entry.shape.numel()));
+      file.read(entry, Tensor(values.data(), DType::kF32, entry.shape));
+      upload(parameter->dense(), values.data(), stream);
     }
   }
 }
 
 void write_peft_folder(const std::string& folder, const PeftConfig& config,
                        const Adapters& adapters,
-                       const std::vector<std::pair<std::string, std::string>>& extra_files) {
+                       const std::vector<std::pair<std::string, std::string>>& extra_files,
+                       Stream& stream) {
   refuse_foreign_folder(folder);
-  const std::vector<NamedTensor> tensors = named_tensors(adapters);
+  Arena host;
+  const std::vector<NamedTensor> tensors = named_tensors(adapters, host, stream);
   AtomicFolder staged(folder);
   for (const auto& [name, content] : extra_files) staged.write(name, content);
   staged.write(kConfigFile, peft_config_text(config));

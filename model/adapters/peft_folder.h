@@ -49,7 +49,8 @@ std::string peft_config_text(const PeftConfig& config);
 // Copies the folder's tensors into the adapters. FormatError when a tensor fits no adapter, an
 // adapter gets none, or a shape differs (PEFT would stay silent about the first two).
 void load_peft_weights(const std::string& folder,
-                       const std::vector<std::pair<std::string, Adapter*>>& adapters);
+                       const std::vector<std::pair<std::string, Adapter*>>& adapters,
+                       Stream& stream);
 
 // Writes the folder PEFT would write (adapter_config.json keys sorted, indent 2; tensors under
 // "base_model.model."), reads it back and compares names, shapes, content and the ranks that the
@@ -57,6 +58,7 @@ void load_peft_weights(const std::string& folder,
 // Replaces an adapter folder, never another one. DiskError leaves what stood under the name.
 void write_peft_folder(const std::string& folder, const PeftConfig& config,
                        const std::vector<std::pair<std::string, Adapter*>>& adapters,
-                       const std::vector<std::pair<std::string, std::string>>& extra_files);
+                       const std::vector<std::pair<std::string, std::string>>& extra_files,
+                       Stream& stream);
 
 }  // namespace rankwise

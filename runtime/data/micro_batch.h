@@ -21,6 +21,7 @@ struct MicroBatch {
   int64_t first_token = 0;  // place of token 0 in the global batch of the step, for dropout
 
   int64_t tokens() const { return static_cast<int64_t>(input_ids.size()); }
+  int64_t documents() const { return static_cast<int64_t>(document_offsets.size()) - 1; }
   int64_t longest_document() const;
 };
 

@@ -11,6 +11,7 @@
 
 #include "runtime/arena.h"
 #include "runtime/quantized_tensor.h"
+#include "runtime/stream.h"
 
 namespace rankwise {
 
@@ -32,6 +33,18 @@ class WeightSource {
   // holds the tensor dense.
   virtual std::optional<QuantizedTensor> read_quantized(std::string_view name, Arena& arena,
                                                         std::string_view purpose) const = 0;
+  // For sources without stored values (random weights of a benchmark): writes the whole tensor where
+  // it lies, on any device and in out's type. False: this source is to be read.
+  virtual bool generate(std::string_view name, const Tensor& out, Stream& stream) const {
+    static_cast<void>(name), static_cast<void>(out), static_cast<void>(stream);
+    return false;
+  }
+  // The same for a tensor to be held in 4 bits; `out` is allocated.
+  virtual bool generate_quantized(std::string_view name, QuantizedTensor& out,
+                                  Stream& stream) const {
+    static_cast<void>(name), static_cast<void>(out), static_cast<void>(stream);
+    return false;
+  }
   virtual std::string description() const = 0;  // path, for messages
 };
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // AdamW over a small adapter and over a buffer larger than the caches.
 #include <algorithm>
+#include <array>
 
 #include "kernels/adamw.h"
 #include "tests/bench/ceiling.h"
@@ -18,7 +19,8 @@ void adamw_update(benchmark::State& state) {
   const Tensor v = arena.allocate("bench", DType::kF32, shape);
   std::fill_n(v.data<float>(), v.numel(), 1e-3f);
   const Tensor g = bench::random_tensor(arena, shape);
-  for (auto _ : state) adamw(p, m, v, g, 1.0f, {.weight_decay = 0.01}, stream);
+  const std::array tensors{AdamWTensors{p, m, v, g}};
+  for (auto _ : state) adamw(tensors, 1.0f, {.weight_decay = 0.01}, stream);
   bench::count_bytes(state, 7.0 * static_cast<double>(p.bytes()));  // reads 4, writes 3
 }
 BENCHMARK(adamw_update)->Arg(1 << 16)->Arg(1 << 24);

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Element-wise operations at T 512, hidden 256.
+#include <array>
+
 #include "kernels/elementwise.h"
 #include "tests/bench/ceiling.h"
 #include "tests/bench/random_tensor.h"
@@ -48,7 +50,8 @@ BENCHMARK(elementwise_bias_backward);
 void elementwise_sum_of_squares(benchmark::State& state) {
   Call c;
   const Tensor sum = c.arena.allocate("bench", DType::kF64, {1});
-  for (auto _ : state) sum_of_squares(sum, c.x, c.stream);
+  const std::array list{c.x};
+  for (auto _ : state) sum_of_squares(sum, list, c.stream);
   bench::count_bytes(state, bytes(c, 1.0));
 }
 BENCHMARK(elementwise_sum_of_squares);

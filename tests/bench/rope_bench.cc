@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rotary embedding at T 512, hidden 256 (8 heads of 32, 4 of 64) and its tables.
+// Rotary embedding at T 512, hidden 256 (8 heads of 32, 4 of 64), a quarter of them for k, and its
+// tables.
 #include "kernels/rope.h"
 #include "tests/bench/ceiling.h"
 #include "tests/bench/random_tensor.h"
@@ -11,11 +12,12 @@ void rope_rotate(benchmark::State& state) {
   Arena arena;
   Stream stream;
   const int64_t tokens = 512;
-  const Tensor x = bench::random_tensor(arena, {tokens, state.range(0), state.range(1)});
+  const Tensor q = bench::random_tensor(arena, {tokens, state.range(0), state.range(1)});
+  const Tensor k = bench::random_tensor(arena, {tokens, state.range(0) / 4, state.range(1)});
   const Tensor cos = bench::random_tensor(arena, {tokens, state.range(1) / 2});
   const Tensor sin = bench::random_tensor(arena, {tokens, state.range(1) / 2});
-  for (auto _ : state) rope(x, cos, sin, false, stream);
-  bench::count_bytes(state, 2.0 * static_cast<double>(x.bytes()));  // reads and writes x
+  for (auto _ : state) rope(q, k, cos, sin, false, stream);
+  bench::count_bytes(state, 2.0 * static_cast<double>(q.bytes() + k.bytes()));  // reads and writes
 }
 BENCHMARK(rope_rotate)->Args({8, 32})->Args({4, 64})->Args({64, 128});
 

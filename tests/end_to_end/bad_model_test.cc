@@ -198,7 +198,7 @@ TEST_P(BadModel, EndsWithCodeFourAndOneLineThatNamesTheCulprit) {
   const std::string adapter = write_tiny_adapter(scratch, "adapter");
   GetParam().damage(scratch);
   const ProgramResult result = run_rankwise(
-      {"generate", model, "--adapter", adapter, "--prompt", "ab", "--max-new-tokens", "2"});
+      {"generate", model, "--device", "cpu", "--adapter", adapter, "--prompt", "ab", "--max-new-tokens", "2"});
   EXPECT_EQ(result.exit_code, 4);
   EXPECT_EQ(result.output, "");
   EXPECT_EQ(std::ranges::count(result.errors, '\n'), 1) << result.errors;
@@ -219,7 +219,7 @@ TEST(BadModel, TheUndamagedFoldersWork) {
   const std::string model = write_tiny_model(scratch, "model");
   const std::string adapter = write_tiny_adapter(scratch, "adapter");
   const ProgramResult result = run_rankwise(
-      {"generate", model, "--adapter", adapter, "--prompt", "ab", "--max-new-tokens", "2"});
+      {"generate", model, "--device", "cpu", "--adapter", adapter, "--prompt", "ab", "--max-new-tokens", "2"});
   EXPECT_EQ(result.exit_code, 0) << result.errors;
 }
 

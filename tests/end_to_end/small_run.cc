@@ -44,6 +44,7 @@ SmallRun::SmallRun(const SmallRunOptions& options) {
 
 TrainConfig SmallRun::config(const std::vector<std::string>& overrides) const {
   const std::string yaml = fmt::format(R"(
+device: cpu
 model: {{path: {0}/model, init: random, quant: none}}
 adapt:
   - {{match: all-linear, method: lora, rank: 4, alpha: 8}}

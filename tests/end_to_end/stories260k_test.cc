@@ -3,68 +3,19 @@
 // losses.
 #include <gtest/gtest.h>
 
-#include <span>
-
-#include "launch/config/train_config.h"
-#include "tests/support/golden.h"
+#include "tests/end_to_end/golden_run.h"
 #include "tests/support/program.h"
-#include "tests/support/scratch_folder.h"
 
 namespace rankwise::testing {
 namespace {
-
-std::string golden_folder() { return shared_folder() + "/golden/stories260k"; }
-
-// The (..., T) pair of id tensors `ids` and `labels` as `tokens` records, one a row.
-std::string token_rows(const SafetensorsFile& file, const std::string& ids_name,
-                       const std::string& labels_name) {
-  Arena arena;
-  const Tensor ids = load_i64(file, ids_name, arena);
-  const Tensor labels = load_i64(file, labels_name, arena);
-  const int64_t length = ids.dim(-1);
-  const auto row = [&](const Tensor& tensor, int64_t begin) {
-    return fmt::format(
-        "[{}]",
-        fmt::join(std::span(tensor.data<int64_t>() + begin, static_cast<size_t>(length)), ","));
-  };
-  std::string text;
-  for (int64_t begin = 0; begin < ids.numel(); begin += length) {
-    text +=
-        fmt::format("{{\"input_ids\": {}, \"labels\": {}}}\n", row(ids, begin), row(labels, begin));
-  }
-  return text;
-}
-
-// The golden LoRA run as a configuration: exact rows in exact order, from the golden adapter.
-std::string golden_run(const ScratchFolder& folder) {
-  const SafetensorsFile expected(golden_folder() + "/expected.safetensors");
-  folder.write("train.jsonl", token_rows(expected, "train_ids", "train_labels"));
-  folder.write("eval.jsonl", token_rows(expected, "eval_ids", "eval_labels"));
-  return folder.write("run.yaml", fmt::format(R"(
-model: {{path: {0}/models/stories260k, quant: none}}
-adapt: [{{match: all-linear, method: lora, from: {0}/golden/stories260k/lora_init}}]
-data:
-  train: [{{path: {1}/train.jsonl, format: tokens}}]
-  eval: [{{path: {1}/eval.jsonl, format: tokens}}]
-  shuffle: false
-  packing: false
-  seq_len: 160
-train: {{steps: 60, global_batch: 8, micro_batch: 4}}
-optim: {{lr: 3.0e-3, schedule: constant, warmup: 0, max_grad_norm: 1.0}}
-eval: {{every: 0, batches: 0}}
-checkpoint: {{dir: {1}/run}}
-)",
-                                              shared_folder(), folder.path()));
-}
 
 TEST(Stories260k, GoldenLoraRunHasTheReferenceLossesOnTwoRanks) {
   RW_REQUIRE_SHARED();
   const ScratchFolder folder;
   const ProgramResult result = run_rankwise({"train", golden_run(folder)}, 2);
   ASSERT_EQ(result.exit_code, 0) << result.errors;
-  const Json expected = read_json_file(golden_folder() + "/expected.json");
   const std::vector<double> losses = read_metric(folder.file("run/metrics.jsonl"), "loss");
-  const auto golden = expected.at("lora").at("losses").get<std::vector<double>>();
+  const std::vector<double> golden = golden_losses();
   ASSERT_EQ(losses.size(), golden.size());
   for (size_t step = 0; step < golden.size(); ++step) {
     EXPECT_NEAR(losses[step], golden[step], 1e-3 * golden[step]) << "step " << step;
@@ -93,7 +44,7 @@ train: {{steps: 1, global_batch: 2, micro_batch: 2}}
 )",
                                                                   tiny, folder.path()));
     const ProgramResult result =
-        run_rankwise({"evaluate", yaml, "--logits", folder.file("logits.safetensors")});
+        run_rankwise({"evaluate", yaml, "device=cpu", "--logits", folder.file("logits.safetensors")});
     ASSERT_EQ(result.exit_code, 0) << result.errors;
     const Tensor golden = load_f32(expected, "logits", arena);
     const SafetensorsFile written(folder.file("logits.safetensors"));
@@ -124,7 +75,7 @@ TEST(Stories260k, QloraOnTwoRanksLearnsToDescribeRestaurants) {
   EXPECT_LT(eval.back(), 2.0);
 
   const ProgramResult text = run_rankwise(
-      {"generate", model, "--quant", "nf4", "--adapter", folder.file("run/adapter"), "--prompt",
+      {"generate", model, "--device", "cpu", "--quant", "nf4", "--adapter", folder.file("run/adapter"), "--prompt",
        "name : The Vaults | eat type : pub | food : Italian | area : riverside\n",
        "--max-new-tokens", "60"});
   ASSERT_EQ(text.exit_code, 0) << text.errors;

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <vector>
 
@@ -15,16 +16,20 @@ using testing::expect_close;
 using testing::expect_identical;
 using testing::GuardedMemory;
 
+void update(const AdamWTensors& tensors, float gradient_scale, const AdamWParams& params) {
+  Stream stream;
+  adamw(std::array{tensors}, gradient_scale, params, stream);
+}
+
 // With a large eps the variants of AdamW differ in the first step: decay before the update and eps
 // added to the corrected root give 0.9066667, decay after it 0.9075, an uncorrected eps 0.9764838.
 TEST(AdamW, DecaysFirstAndAddsEpsToTheCorrectedRoot) {
   GuardedMemory memory;
-  Stream stream;
   const Tensor p = memory.of<float>({1}, {1.0f});
   const Tensor m = memory.zeros({1});
   const Tensor v = memory.zeros({1});
   const AdamWParams params{.lr = 0.1, .eps = 0.1, .weight_decay = 0.1, .step = 1};
-  adamw(p, m, v, memory.of<float>({1}, {0.5f}), 1.0f, params, stream);
+  update({p, m, v, memory.of<float>({1}, {0.5f})}, 1.0f, params);
   EXPECT_NEAR(0.9066667, p.data<float>()[0], 1e-7);
 }
 
@@ -35,7 +40,6 @@ TEST(AdamW, DecaysFirstAndAddsEpsToTheCorrectedRoot) {
 //   3  0.875   1.328125  1               2.2972973        -0.1 / 1.5156838
 TEST(AdamW, FollowsThreeStepsWorkedByHand) {
   GuardedMemory memory;
-  Stream stream;
   const Tensor p = memory.of<float>({1}, {2.0f});
   const Tensor m = memory.zeros({1});
   const Tensor v = memory.zeros({1});
@@ -46,7 +50,7 @@ TEST(AdamW, FollowsThreeStepsWorkedByHand) {
   const std::vector<double> weights{1.9, 1.9333333, 1.8673565};
   for (size_t t = 0; t < 3; ++t) {
     params.step = static_cast<int64_t>(t) + 1;
-    adamw(p, m, v, memory.of<float>({1}, {gradients[t]}), 1.0f, params, stream);
+    update({p, m, v, memory.of<float>({1}, {gradients[t]})}, 1.0f, params);
     EXPECT_NEAR(means[t], m.data<float>()[0], 1e-7);
     EXPECT_NEAR(squares[t], v.data<float>()[0], 1e-7);
     EXPECT_NEAR(weights[t], p.data<float>()[0], 3e-7);
@@ -56,7 +60,6 @@ TEST(AdamW, FollowsThreeStepsWorkedByHand) {
 TEST(AdamW, AgreesWithDoublePrecisionReferenceInEveryElement) {
   for (const int64_t count : {1, 3, 65, 40001}) {
     GuardedMemory memory;
-    Stream stream;
     const Tensor p = memory.normal({count});
     const Tensor m = memory.normal({count}, 0.1f);
     const Tensor v = memory.uniform({count}, 0.0f, 0.1f);
@@ -72,25 +75,43 @@ TEST(AdamW, AgreesWithDoublePrecisionReferenceInEveryElement) {
       expected.push_back(p.data<float>()[i] * (1.0 - 0.01 * 0.1) -
                          0.01 / (1.0 - std::pow(0.9, 5.0)) * mean / (root + 1e-8));
     }
-    adamw(p, m, v, g, clip, params, stream);
+    update({p, m, v, g}, clip, params);
     expect_close(p, expected, 1e-6, 1e-6);
   }
 }
 
 TEST(AdamW, LeavesWeightsAloneWithoutGradientOrDecay) {
   GuardedMemory memory;
-  Stream stream;
   const Tensor p = memory.normal({33});
   const Tensor before = memory.copy_of(p);
-  adamw(p, memory.zeros({33}), memory.zeros({33}), memory.zeros({33}), 1.0f, {}, stream);
+  update({p, memory.zeros({33}), memory.zeros({33}), memory.zeros({33})}, 1.0f, {});
   expect_identical(p, before);
+}
+
+TEST(AdamW, UpdatesEveryTensorOfAList) {
+  GuardedMemory memory;
+  std::vector<AdamWTensors> list;
+  std::vector<AdamWTensors> single;
+  for (const int64_t count : {5, 1, 700}) {
+    list.push_back({memory.normal({count}), memory.normal({count}),
+                    memory.uniform({count}, 0.0f, 1.0f), memory.normal({count})});
+    const AdamWTensors& t = list.back();
+    single.push_back({memory.copy_of(t.p), memory.copy_of(t.m), memory.copy_of(t.v), t.g});
+  }
+  Stream stream;
+  adamw(list, 0.5f, {}, stream);
+  for (size_t i = 0; i < list.size(); ++i) {
+    update(single[i], 0.5f, {});
+    expect_identical(list[i].p, single[i].p);
+    expect_identical(list[i].m, single[i].m);
+    expect_identical(list[i].v, single[i].v);
+  }
 }
 
 TEST(AdamWDeathTest, RefusesStepZero) {
   GuardedMemory memory;
-  Stream stream;
   const Tensor x = memory.zeros({2});
-  EXPECT_DEATH(adamw(x, x, x, x, 1.0f, AdamWParams{.step = 0}, stream), "step 0");
+  EXPECT_DEATH(update({x, x, x, x}, 1.0f, AdamWParams{.step = 0}), "step 0");
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "kernels/adamw.h"
 #include "kernels/attention.h"
 #include "kernels/cross_entropy.h"
@@ -36,15 +38,15 @@ TEST(Dispatch, MeasuringNeedsNoBackendOfTheDevice) {
   scale(x, 2.0f, stream);
   add_bias(x, row, stream);
   bias_backward(row, x, stream);
-  sum_of_squares(arena.allocate("x", DType::kF64, {1}), x, stream);
+  sum_of_squares(arena.allocate("x", DType::kF64, {1}), std::array{x}, stream);
   dropout(x, x, 0.5f, Rng(1, "mask"), 0, stream);
-  adamw(x, x, x, x, 1.0f, {}, stream);
+  adamw(std::array{AdamWTensors{x, x, x, x}}, 1.0f, {}, stream);
   rms_norm(x, f32({4}), x, row, 1e-5f, stream);
   rms_norm_backward(x, row, x, x, row, f32({4}), false, stream);
   rope_tables(angles, angles, i32({4}), f32({16}), stream);
-  rope(heads, angles, angles, false, stream);
+  rope(heads, heads, angles, angles, false, stream);
   swiglu(x, x, x, stream);
-  swiglu_backward(x, x, x, x, x, stream);
+  swiglu_backward(x, x, {}, x, x, x, stream);
   embedding(x, i32({4}), x, stream);
   embedding_backward(x, x, i32({4}), stream);
   cross_entropy(x, i32({4}), arena.allocate("x", DType::kF64, {3}), true, stream);

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
+#include <array>
 #include <cmath>
 #include <vector>
 
@@ -105,7 +106,7 @@ TEST(Elementwise, SumOfSquaresIsExactWhereFp32IsNot) {
   fill(x, 1.0f, stream);
   x.data<float>()[0] = 8192.0f;  // 2^26 + 1 is not an fp32 number
   const Tensor sum = memory.of<double>({1}, {0.5});
-  sum_of_squares(sum, x, stream);
+  sum_of_squares(sum, std::array{x}, stream);
   EXPECT_EQ(8192.0 * 8192.0 + 100002.5, sum.data<double>()[0]);
 }
 
@@ -117,11 +118,41 @@ TEST(Elementwise, SumOfSquaresDoesNotDependOnTheThreadCount) {
   const Tensor one = memory.zeros(DType::kF64, {1});
   const Tensor three = memory.zeros(DType::kF64, {1});
   omp_set_num_threads(1);
-  sum_of_squares(one, x, stream);
+  sum_of_squares(one, std::array{x}, stream);
   omp_set_num_threads(3);
-  sum_of_squares(three, x, stream);
+  sum_of_squares(three, std::array{x}, stream);
   omp_set_num_threads(before);
   expect_identical(three, one);
+}
+
+TEST(Elementwise, SumOfSquaresOfAListIsTheSumOfItsParts) {
+  Stream stream;
+  GuardedMemory memory;
+  const std::vector<Tensor> parts{memory.normal({3, 5}), memory.zeros({0}), memory.normal({5000})};
+  const Tensor whole = memory.of<double>({1}, {0.25});
+  const Tensor single = memory.copy_of(whole);
+  sum_of_squares(whole, parts, stream);
+  for (const Tensor& part : parts) sum_of_squares(single, std::array{part}, stream);
+  expect_identical(whole, single);
+  sum_of_squares(whole, {}, stream);
+  expect_identical(whole, single);
+}
+
+TEST(Elementwise, RandomFillsFollowTheStreamOfRandomNumbers) {
+  Stream stream;
+  const Rng rng(7, "fill", 3);
+  for (const int64_t size : {1, 7, 255, 256, 1000, 40001}) {
+    GuardedMemory memory;
+    const Tensor bytes = memory.poisoned(DType::kU8, {size});
+    fill_random_bytes(bytes, rng, stream);
+    const Tensor normal = memory.poisoned({size});
+    fill_normal(normal, 0.5f, 2.0f, rng, stream);
+    for (int64_t i = 0; i < size; ++i) {
+      const auto index = static_cast<uint64_t>(i);
+      ASSERT_EQ(rng.bits(index) & 0xff, bytes.data<uint8_t>()[i]) << i;
+      ASSERT_FLOAT_EQ(0.5f + 2.0f * rng.normal(index), normal.data<float>()[i]) << i;
+    }
+  }
 }
 
 TEST(Dropout, KeepsTheMeanAndTheRate) {
@@ -208,6 +239,7 @@ TEST(ElementwiseDeathTest, RefusesUnequalSizesAndTypes) {
   EXPECT_DEATH(copy(memory.zeros(DType::kI32, {4}), x, stream), "copy: y is I32, expected F32");
   EXPECT_DEATH(fill(memory.zeros(DType::kI32, {4}), 1.0f, stream), "fill");
   EXPECT_DEATH(dropout(x, x, 1.0f, Rng(1, "p"), 0, stream), "dropout: p 1");
+  EXPECT_DEATH(cast(x, x, stream), "cast: the CPU computes in F32");
 }
 
 }  // namespace

@@ -257,6 +257,7 @@ TEST(LinearNf4, RepeatedCallsAreBitIdentical) {
   Stream used;
   linear(first, x, q, 0.0f, used);
   used.scratch(1 << 24);  // another scratch address, other contents
+  set_matmul_tuning(used, false);
   const Tensor other = memory.poisoned({3, 256});
   linear_backward_input(other, memory.uniform({3, 700}), q, 0.0f, used);
   linear(again, x, q, 0.0f, used);

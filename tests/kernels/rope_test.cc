@@ -13,6 +13,7 @@ namespace {
 
 using testing::expect_close;
 using testing::expect_gradient;
+using testing::expect_identical;
 using testing::GuardedMemory;
 using testing::weighted_sum;
 
@@ -58,10 +59,30 @@ TEST(Rope, PairsElementsHalfAHeadApart) {
   const Tensor cos = memory.of<float>({1, 2}, {0.0f, 1.0f});
   const Tensor sin = memory.of<float>({1, 2}, {1.0f, 0.0f});
   const Tensor x = memory.of<float>({1, 1, 4}, {1.0f, 2.0f, 3.0f, 4.0f});
-  rope(x, cos, sin, false, stream);
+  const Tensor k = memory.of<float>({1, 2, 4}, {1, 2, 3, 4, 5, 6, 7, 8});
+  rope(x, k, cos, sin, false, stream);
   expect_close(x, std::vector<double>{-3.0, 2.0, 1.0, 4.0}, 0.0, 0.0);
-  rope(x, cos, sin, true, stream);
+  expect_close(k, std::vector<double>{-3.0, 2.0, 1.0, 4.0, -7.0, 6.0, 5.0, 8.0}, 0.0, 0.0);
+  rope(x, k, cos, sin, true, stream);
   expect_close(x, std::vector<double>{1.0, 2.0, 3.0, 4.0}, 0.0, 0.0);
+}
+
+std::vector<double> rotated(const Tensor& x, const Tables& tables) {
+  const int64_t half = x.dim(2) / 2;
+  std::vector<double> out(static_cast<size_t>(x.numel()));
+  for (int64_t row = 0; row < x.dim(0) * x.dim(1); ++row) {
+    for (int64_t j = 0; j < half; ++j) {
+      const int64_t t = row / x.dim(1);
+      const double c = tables.cos.data<float>()[t * half + j];
+      const double s = tables.sin.data<float>()[t * half + j];
+      const int64_t i = row * 2 * half + j;
+      const double low = x.data<float>()[i];
+      const double high = x.data<float>()[i + half];
+      out[static_cast<size_t>(i)] = low * c - high * s;
+      out[static_cast<size_t>(i + half)] = high * c + low * s;
+    }
+  }
+  return out;
 }
 
 TEST(Rope, AgreesWithDoublePrecisionReference) {
@@ -71,22 +92,13 @@ TEST(Rope, AgreesWithDoublePrecisionReference) {
     std::vector<int32_t> positions;
     for (int32_t t = 0; t < 65; ++t) positions.push_back(t % 33);  // two documents
     const Tables tables(memory, positions, dim);
-    const int64_t heads = 3;
-    const Tensor x = memory.normal({65, heads, dim});
-    std::vector<double> expected(static_cast<size_t>(x.numel()));
-    for (int64_t row = 0; row < 65 * heads; ++row) {
-      for (int64_t j = 0; j < dim / 2; ++j) {
-        const int64_t t = row / heads;
-        const double c = tables.cos.data<float>()[t * dim / 2 + j];
-        const double s = tables.sin.data<float>()[t * dim / 2 + j];
-        const double low = x.data<float>()[row * dim + j];
-        const double high = x.data<float>()[row * dim + j + dim / 2];
-        expected[static_cast<size_t>(row * dim + j)] = low * c - high * s;
-        expected[static_cast<size_t>(row * dim + j + dim / 2)] = high * c + low * s;
-      }
-    }
-    rope(x, tables.cos, tables.sin, false, stream);
-    expect_close(x, expected, 1e-6, 1e-6);
+    const Tensor q = memory.normal({65, 3, dim});
+    const Tensor k = memory.normal({65, 1, dim});
+    const std::vector<double> expected_q = rotated(q, tables);
+    const std::vector<double> expected_k = rotated(k, tables);
+    rope(q, k, tables.cos, tables.sin, false, stream);
+    expect_close(q, expected_q, 1e-6, 1e-6);
+    expect_close(k, expected_k, 1e-6, 1e-6);
   }
 }
 
@@ -97,10 +109,12 @@ TEST(Rope, InverseIsTheBackwardPass) {
   const Tensor x = memory.normal({3, 2, 8});
   const Tensor dy = memory.normal({3, 2, 8});
   const Tensor dx = memory.copy_of(dy);
-  rope(dx, tables.cos, tables.sin, true, stream);
+  const Tensor dk = memory.copy_of(dy);
+  rope(dx, dk, tables.cos, tables.sin, true, stream);
+  expect_identical(dk, dx);
   expect_gradient(x, dx, [&] {
     const Tensor y = memory.copy_of(x);
-    rope(y, tables.cos, tables.sin, false, stream);
+    rope(y, memory.copy_of(x), tables.cos, tables.sin, false, stream);
     return weighted_sum(y, dy);
   });
 }
@@ -109,8 +123,10 @@ TEST(RopeDeathTest, RefusesTablesOfAnotherHeadDim) {
   GuardedMemory memory;
   Stream stream;
   const Tables tables(memory, {0, 1}, 8);
-  EXPECT_DEATH(rope(memory.zeros({2, 1, 16}), tables.cos, tables.sin, false, stream),
-               "rope: cos has shape");
+  const Tensor x = memory.zeros({2, 1, 16});
+  EXPECT_DEATH(rope(x, x, tables.cos, tables.sin, false, stream), "rope: cos has shape");
+  EXPECT_DEATH(rope(x, memory.zeros({2, 1, 8}), tables.cos, tables.sin, false, stream),
+               "rope: k has shape");
 }
 
 }  // namespace

@@ -44,7 +44,7 @@ TEST(SwiGlu, SaturatesWithoutOverflow) {
   expect_close(y, std::vector<double>{0.0, 2e4, 0.0, 200.0, 0.0, 0.0}, 1e-30, 1e-6);
   const Tensor dgate = memory.poisoned({1, 6});
   const Tensor dup = memory.poisoned({1, 6});
-  swiglu_backward(dgate, dup, up, gate, up, stream);
+  swiglu_backward(dgate, dup, Tensor{}, up, gate, up, stream);
   expect_close(dgate, std::vector<double>{0.0, 4.0, 0.0, 4.0, 0.0, 2.0}, 1e-30, 1e-6);
   expect_close(dup, std::vector<double>{0.0, 2e4, 0.0, 200.0, 0.0, 0.0}, 1e-30, 1e-6);
 }
@@ -57,7 +57,7 @@ TEST(SwiGlu, BackwardMatchesFiniteDifferences) {
   const Tensor dy = memory.normal({3, 24});
   const Tensor dgate = memory.poisoned({3, 24});
   const Tensor dup = memory.poisoned({3, 24});
-  swiglu_backward(dgate, dup, dy, gate, up, stream);
+  swiglu_backward(dgate, dup, Tensor{}, dy, gate, up, stream);
   const Tensor y = memory.poisoned({3, 24});
   const auto scalar = [&] {
     swiglu(y, gate, up, stream);
@@ -75,8 +75,26 @@ TEST(SwiGlu, BackwardInPlaceEqualsOutOfPlace) {
   const Tensor dy = memory.normal({65, 37});
   const Tensor dgate = memory.poisoned({65, 37});
   const Tensor dup = memory.poisoned({65, 37});
-  swiglu_backward(dgate, dup, dy, gate, up, stream);
-  swiglu_backward(gate, up, dy, gate, up, stream);
+  swiglu_backward(dgate, dup, Tensor{}, dy, gate, up, stream);
+  swiglu_backward(gate, up, Tensor{}, dy, gate, up, stream);
+  expect_identical(gate, dgate);
+  expect_identical(up, dup);
+}
+
+TEST(SwiGlu, BackwardRepeatsTheForwardOutput) {
+  GuardedMemory memory;
+  Stream stream;
+  const Tensor gate = memory.normal({65, 37}, 3.0f);
+  const Tensor up = memory.normal({65, 37});
+  const Tensor dy = memory.normal({65, 37});
+  const Tensor y = memory.poisoned({65, 37});
+  swiglu(y, gate, up, stream);
+  const Tensor dgate = memory.poisoned({65, 37});
+  const Tensor dup = memory.poisoned({65, 37});
+  swiglu_backward(dgate, dup, Tensor{}, dy, gate, up, stream);
+  const Tensor inner = memory.poisoned({65, 37});
+  swiglu_backward(gate, up, inner, dy, gate, up, stream);
+  expect_identical(inner, y);
   expect_identical(gate, dgate);
   expect_identical(up, dup);
 }

@@ -27,6 +27,7 @@ GenerateTextOptions options_for(const std::string& model, std::vector<std::strin
   GenerateTextOptions options;
   options.model = model;
   options.prompts = std::move(prompts);
+  options.device = DeviceChoice::kCpu;
   options.sampling.max_new_tokens = 12;
   return options;
 }

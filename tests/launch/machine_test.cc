@@ -49,6 +49,20 @@ TEST(Machine, ContainerLimitBelowMemoryIsReported) {
   EXPECT_EQ(inspect_machine(root.path()).memory_limit_bytes, 4096);
 }
 
+TEST(Machine, AvailableMemoryIsWhatTheContainerLeavesAndCacheCountsAsFree) {
+  const ScratchFolder root;
+  EXPECT_EQ(available_host_bytes(root.path()), 0);
+  root.write("proc/meminfo", "MemTotal:       1000 kB\nMemAvailable:    500 kB\n");
+  EXPECT_EQ(available_host_bytes(root.path()), 512'000);
+  root.write("sys/fs/cgroup/memory.max", "max\n");
+  EXPECT_EQ(available_host_bytes(root.path()), 512'000);
+  root.write("sys/fs/cgroup/memory.max", "400000\n");
+  root.write("sys/fs/cgroup/memory.current", "300000\n");
+  EXPECT_EQ(available_host_bytes(root.path()), 100'000);
+  root.write("sys/fs/cgroup/memory.stat", "anon 200000\ninactive_file 50000\n");
+  EXPECT_EQ(available_host_bytes(root.path()), 150'000);
+}
+
 TEST(Machine, GpusAreNamedByTheDriverOrElseByTheirDeviceFiles) {
   const ScratchFolder root;
   for (const char* name : {"nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm", "null"}) {

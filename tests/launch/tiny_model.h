@@ -82,7 +82,7 @@ inline std::string write_tiny_adapter(const ScratchFolder& scratch, const std::s
     }
   }
   write_peft_folder(scratch.file(name), config, adapters,
-                    {{"tokenizer_config.json", byte_tokenizer_config()}});
+                    {{"tokenizer_config.json", byte_tokenizer_config()}}, stream);
   return scratch.file(name);
 }
 

@@ -38,6 +38,20 @@ TEST(TrainConfig, ThreeKeysSufficeAndTheRestIsDefault) {
   EXPECT_EQ(config.train.steps, 10);
   EXPECT_EQ(config.train.epochs, std::nullopt);
   EXPECT_EQ(config.data.long_samples, LongSamples::kUnset);
+  EXPECT_EQ(config.device, DeviceChoice::kAuto);
+  EXPECT_EQ(config.train.recompute, std::nullopt);
+  EXPECT_FALSE(config.train.deterministic);
+}
+
+TEST(TrainConfig, DeviceNumberTypeAndRecomputationPrintAndParseBack) {
+  const TrainConfig config =
+      with({"device=cuda", "model.compute=bf16", "train.recompute=selective"});
+  EXPECT_EQ(config.device, DeviceChoice::kCuda);
+  EXPECT_EQ(config.model.compute, ComputeType::kBf16);
+  EXPECT_EQ(config.train.recompute, Recompute::kSelective);
+  EXPECT_EQ(parse_train_config(print_config(config), "printed", {}), config);
+  EXPECT_EQ(with({"train.recompute=auto"}).train.recompute, std::nullopt);
+  EXPECT_EQ(config_to_json(with({}))["train"]["recompute"], "auto");
 }
 
 TEST(TrainConfig, ReadsEveryKey) {
@@ -58,7 +72,7 @@ data:
   long_samples: truncate
   packing: false
   train_on_prompt: true
-train: {epochs: 2.5, global_batch: 6, micro_batch: 3, seed: 7, recompute: full}
+train: {epochs: 2.5, global_batch: 6, micro_batch: 3, seed: 7, recompute: full, deterministic: true}
 optim: {name: adamw, lr: 1e-3, schedule: linear, warmup: 20, min_lr: 1e-5, betas: [0.8, 0.95], eps: 1e-6, weight_decay: 0.1, max_grad_norm: 0}
 parallel: {tensor: 1}
 eval: {every: 5, batches: 0}
@@ -95,6 +109,7 @@ log: {every: 2}
   EXPECT_EQ(config.train.micro_batch, 3);
   EXPECT_EQ(config.train.seed, 7);
   EXPECT_EQ(config.train.recompute, Recompute::kFull);
+  EXPECT_TRUE(config.train.deterministic);
   EXPECT_EQ(config.optim.lr, 1e-3);
   EXPECT_EQ(config.optim.schedule, ScheduleKind::kLinear);
   EXPECT_EQ(config.optim.warmup.steps(1000), 20);
@@ -172,9 +187,9 @@ TEST(TrainConfig, UnknownKeysAreRefusedWithPlaceAndNearestName) {
 TEST(TrainConfig, OptionsOfLaterVersionsAreRefusedNotIgnored) {
   for (const char* option :
        {"adapt.0.method=dora", "adapt.0.method=adalora", "adapt.0.method=galore",
-        "adapt.0.method=qalora", "model.quant=int4", "model.compute=fp8", "model.compute=bf16",
-        "device=cuda", "train.recompute=selective", "optim.name=adamw8bit", "optim.name=sgd",
-        "data.template=chatml", "data.train.0.format=sharegpt"}) {
+        "adapt.0.method=qalora", "model.quant=int4", "model.compute=fp8", "device=rocm",
+        "optim.name=adamw8bit", "optim.name=sgd", "data.template=chatml",
+        "data.train.0.format=sharegpt"}) {
     const std::string message = refusal(kMinimal, {option});
     EXPECT_NE(message.find("is not available in this version"), std::string::npos)
         << option << " -> " << message;

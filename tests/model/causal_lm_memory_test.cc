@@ -103,6 +103,7 @@ INSTANTIATE_TEST_SUITE_P(
     Cases, MeasuredStep,
     ::testing::Values(MeasuredCase{"Lora", lora_case(Recompute::kNone, false, 0.0f)},
                       MeasuredCase{"LoraRecomputed", lora_case(Recompute::kFull, false, 0.0f)},
+                      MeasuredCase{"LoraSelective", lora_case(Recompute::kSelective, false, 0.0f)},
                       MeasuredCase{"QLoraDropout", lora_case(Recompute::kFull, true, 0.1f)},
                       MeasuredCase{"Everything", everything_trained()}),
     [](const auto& tested) { return tested.param.name; });
@@ -152,6 +153,20 @@ TEST(CausalLmMemory, RecomputationKeepsOneBlockAtATime) {
   const int64_t block_input = (tokens * few.hidden_size * 4 + 63) / 64 * 64;
   EXPECT_EQ(activation_peak(many, recomputed) - activation_peak(few, recomputed), 8 * block_input);
   EXPECT_GT(activation_peak(many, kept) - activation_peak(few, kept), 8 * 8 * block_input);
+}
+
+TEST(CausalLmMemory, SelectiveRecomputationKeepsNeitherNormalisedInputsNorUpAndGate) {
+  const ModelConfig few = tiny_config({{"num_hidden_layers", 4}});
+  const ModelConfig many = tiny_config({{"num_hidden_layers", 12}});
+  const auto per_block = [&](Recompute recompute) {
+    const RigOptions options = lora_case(recompute, false, 0.0f);
+    return (activation_peak(many, options) - activation_peak(few, options)) / 8;
+  };
+  const int64_t tokens = three_documents().tokens();
+  const int64_t spared = tokens * (2 * few.hidden_size + 2 * few.intermediate_size) * 4;
+  const int64_t difference = per_block(Recompute::kNone) - per_block(Recompute::kSelective);
+  EXPECT_GE(difference, spared);
+  EXPECT_LT(difference, spared + spared / 4);
 }
 
 TEST(CausalLmMemory, BlocksBelowTheFirstTrainedOneKeepNothing) {

@@ -10,12 +10,14 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/elementwise.h"
 #include "model/adapters/lora_adapter.h"
 #include "model/causal_lm.h"
 #include "optim/adamw_optimizer.h"
 #include "optim/clip_gradients.h"
 #include "runtime/data/micro_batch.h"
 #include "runtime/rng.h"
+#include "runtime/transfer.h"
 
 namespace rankwise::testing {
 
@@ -30,6 +32,7 @@ struct RigOptions {
   ModelPlan plan;
   std::function<std::optional<LoraOptions>(const LinearSite&)> lora;
   Arena::Mode arena_mode = Arena::Mode::kReserve;
+  Device device;  // of model, gradients and optimizer; what the rig returns is on the host
 };
 
 inline RigOptions with_lora(const LoraOptions& lora) {
@@ -56,9 +59,11 @@ class TrainingRig {
   TrainingRig(const ModelConfig& config, const WeightSource& weights, RigOptions options)
       : world_(make_single_communicator()),
         mesh_(*world_, 1),
-        arena_({}, options.arena_mode),
-        stream_({}, options.arena_mode == Arena::Mode::kMeasure ? Stream::Mode::kMeasure
-                                                                : Stream::Mode::kExecute) {
+        arena_(options.device, options.arena_mode),
+        host_({}, options.arena_mode),
+        stream_(options.device, options.arena_mode == Arena::Mode::kMeasure
+                                    ? Stream::Mode::kMeasure
+                                    : Stream::Mode::kExecute) {
     ModelPlan plan = options.plan;
     if (options.lora) {
       plan.make_adapter = [this, lora = options.lora,
@@ -91,9 +96,9 @@ class TrainingRig {
   void randomise_lora_b() {
     for (Parameter* parameter : trained_) {
       if (parameter->role != ParameterRole::kLoraB) continue;
-      const Tensor b = parameter->dense();
-      Rng(5, parameter->name)
-          .fill_normal({b.data<float>(), static_cast<size_t>(b.numel())}, 0.0f, 0.2f);
+      std::vector<float> b(static_cast<size_t>(parameter->dense().numel()));
+      Rng(5, parameter->name).fill_normal(b, 0.0f, 0.2f);
+      upload(parameter->dense(), b.data(), stream_);
     }
   }
 
@@ -106,13 +111,17 @@ class TrainingRig {
     return read(sums);
   }
 
-  // Logits of all tokens, (T, V), in "golden".
+  // Logits of all tokens, (T, V).
   Tensor logits(const MicroBatch& batch) {
     const auto scope = arena_.scope("activations");
     ForwardContext context = model_->forward(batch, false, 0, stream_);
-    const Tensor logits = model_->logits(context, 0, context.tokens, stream_);
-    const Tensor kept = arena_.allocate("golden", DType::kF32, logits.shape());
-    std::copy_n(logits.data<float>(), logits.numel(), kept.data<float>());
+    return host_copy(model_->logits(context, 0, context.tokens, stream_));
+  }
+
+  // F32, contiguous.
+  Tensor host_copy(const Tensor& x) {
+    const Tensor kept = host_.allocate("golden", DType::kF32, x.shape());
+    download(kept.raw(), x, stream_);
     return kept;
   }
 
@@ -153,7 +162,9 @@ class TrainingRig {
   };
   Step train_step(const MicroBatch& batch, double lr, double clip, uint64_t step) {
     const LossSums sums = accumulate({batch}, step);
-    const ClipResult clipped = clip_gradients(groups_, clip, mesh_, stream_);
+    const auto scope = arena_.scope("activations");
+    const Tensor norms = arena_.allocate("activations", DType::kF64, {2});
+    const ClipResult clipped = clip_gradients(groups_, clip, mesh_, norms, stream_);
     adamw_->step(groups_, lr, clipped.scale, stream_);
     return {sums.mean(), clipped.norm};
   }
@@ -161,18 +172,19 @@ class TrainingRig {
  private:
   Tensor zero_sums() {
     const Tensor sums = arena_.allocate("activations", DType::kF64, {3});
-    if (!arena_.measuring()) std::fill_n(sums.data<double>(), 3, 0.0);
+    fill(sums, 0.0f, stream_);
     return sums;
   }
-  LossSums read(const Tensor& sums) const {
-    if (arena_.measuring()) return {};
-    const double* values = sums.data<double>();
+  LossSums read(const Tensor& sums) {
+    double values[3] = {};
+    download(values, sums, stream_);
     return {values[0], values[1], values[2]};
   }
 
   std::unique_ptr<Communicator> world_;
   DeviceMesh mesh_;
   Arena arena_;
+  Arena host_;
   Stream stream_;
   std::unique_ptr<CausalLm> model_;
   std::vector<Parameter*> trained_;

@@ -30,7 +30,8 @@ struct Gradients {
   }
   ClipResult clip(double max_norm, Communicator& world, int tensor_size = 1) {
     const DeviceMesh mesh(world, tensor_size);
-    return clip_gradients(groups, max_norm, mesh, stream);
+    const Tensor sums = parameters.arena().allocate("sums", DType::kF64, {2});
+    return clip_gradients(groups, max_norm, mesh, sums, stream);
   }
 };
 

@@ -121,6 +121,17 @@ inline void expect_measuring_touches_nothing(Communicator& c) {
   c.all_gather(all, nothing, "measured", measuring);
 }
 
+// The null address would fault if anything were read or written.
+inline void expect_one_rank_takes_tensors_of_a_gpu(Communicator& c) {
+  Stream stream;
+  const std::unique_ptr<Communicator> alone = c.split(c.rank(), 0, "alone");
+  ASSERT_EQ(alone->size(), 1);
+  const Tensor there(nullptr, DType::kF32, {1 << 10}, {DeviceKind::kCuda, 0});
+  alone->all_reduce(there, ReduceOp::kSum, "gpu", stream);
+  alone->start_all_reduce(there, ReduceOp::kSum, "gpu", stream)->wait();
+  alone->broadcast(there, 0, "gpu", stream);
+}
+
 inline void expect_unknown_root_is_an_error_naming_the_operation(Communicator& c) {
   Stream stream;
   std::vector<float> values(1);
@@ -133,6 +144,7 @@ inline void expect_unknown_root_is_an_error_naming_the_operation(Communicator& c
 }
 
 inline void expect_communicator_contract(Communicator& c) {
+  expect_one_rank_takes_tensors_of_a_gpu(c);
   expect_reductions_are_exact<float>(c);
   expect_reductions_are_exact<double>(c);
   expect_reductions_are_exact<int32_t>(c);

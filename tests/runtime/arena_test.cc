@@ -142,11 +142,30 @@ TEST(Arena, OutOfMemoryNamesPurposeBytesAndOwners) {
   fill(bytes(arena, "activations", 100), 1);  // still usable
 }
 
+// A failure gives empty chunks back before it is told; the scopes around it must still end well.
+TEST(Arena, ScopesEndWellAfterAFailedReserve) {
+  Arena arena;
+  const Tensor kept = bytes(arena, "a", 100);
+  fill(kept, 5);
+  for (int pass = 0; pass < 2; ++pass) {
+    const auto scope = arena.scope("a");
+    fill(bytes(arena, "a", 3 * kMebi), 1);
+    arena.reserve("a", 32 * kMebi);  // an empty chunk behind a used one
+    testing::error_of<OutOfMemoryError>([&] { arena.reserve("a", int64_t{1} << 50); });
+    testing::error_of<OutOfMemoryError>([&] { bytes(arena, "a", int64_t{1} << 50); });
+    fill(bytes(arena, "a", 8 * kMebi), 2);
+  }
+  EXPECT_EQ(arena.current_bytes(), 128);
+  EXPECT_EQ(kept.data<uint8_t>()[99], 5);
+  fill(bytes(arena, "a", kMebi), 3);
+}
+
 TEST(Arena, MeasuringNeedsNoDevice) {
   const Device device{DeviceKind::kCuda, 7};
   Arena arena(device, Arena::Mode::kMeasure);
   EXPECT_EQ(bytes(arena, "weights", 100).device(), device);
-  EXPECT_EQ(arena.peak_bytes(), 128);
+  bytes(arena, "weights", 257);
+  EXPECT_EQ(arena.peak_bytes(), 256 + 512);  // aligned as on that device
 }
 
 TEST(ArenaDeathTest, ScopesEndingOutOfOrderAbort) {

@@ -85,6 +85,32 @@ TEST_F(TensorTest, ReshapeKeepsMemory) {
   EXPECT_EQ(view.row_stride(), 12);
 }
 
+TEST_F(TensorTest, ReshapeOfAStridedViewKeepsDimensionZeroAndStride) {
+  const Tensor columns = tensor({4, 6}).columns(2, 6);
+  const Tensor heads = columns.reshaped({4, 2, 2});
+  EXPECT_EQ(heads.shape(), (Shape{4, 2, 2}));
+  EXPECT_EQ(heads.row_stride(), 6);
+  EXPECT_FALSE(heads.is_contiguous());
+  const Tensor last = heads.rows(2, 4);
+  EXPECT_EQ(last.row_stride(), 6);
+  EXPECT_EQ(last.data<float>()[0], 14.0f);
+  EXPECT_EQ(last.data<float>()[last.row_stride() + 3], 23.0f);
+  const Tensor back = heads.reshaped({4, 4});
+  EXPECT_EQ(back.row_stride(), 6);
+  EXPECT_EQ(back.columns(1, 2).data<float>()[6], 9.0f);
+  // One row is contiguous whatever its stride, and may take any shape.
+  const Tensor row = heads.rows(1, 2);
+  EXPECT_TRUE(row.is_contiguous());
+  EXPECT_EQ(row.reshaped({4}).data<float>()[3], 11.0f);
+}
+
+TEST_F(TensorTest, RowStrideOfAnyRankIsTheSizeOfAnItem) {
+  EXPECT_EQ(tensor({4, 3, 2}).row_stride(), 6);
+  EXPECT_EQ(tensor({2, 3, 2, 2}).row_stride(), 12);
+  EXPECT_TRUE(tensor({2, 3, 2, 2}).is_contiguous());
+  EXPECT_TRUE(tensor({24}).is_contiguous());
+}
+
 TEST_F(TensorTest, ViewsOfANullAddressStayNull) {
   const Tensor measured(nullptr, DType::kF32, Shape{4, 6});
   EXPECT_EQ(measured.rows(1, 2).raw(), nullptr);
@@ -96,7 +122,8 @@ TEST_F(TensorTest, ViewsOfANullAddressStayNull) {
 TEST_F(TensorDeathTest, MisuseAborts) {
   EXPECT_DEATH(tensor({4, 6}).data<double>(), "tensor holds F32");
   EXPECT_DEATH(tensor({4, 6}).reshaped({5, 5}), "numel");
-  EXPECT_DEATH(tensor({4, 6}).columns(0, 3).reshaped({12}), "is_contiguous");
+  EXPECT_DEATH(tensor({4, 6}).columns(0, 3).reshaped({12}), "row stride 6 to");
+  EXPECT_DEATH(tensor({4, 6}).columns(0, 4).reshaped({2, 8}), "row stride 6 to");
   EXPECT_DEATH(tensor({4, 6}).rows(3, 5), "rows \\[3, 5\\)");
   EXPECT_DEATH(tensor({4, 6}).columns(4, 3), "columns");
   EXPECT_DEATH(Tensor().rows(0, 0), "defined_");

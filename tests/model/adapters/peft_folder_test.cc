@@ -35,7 +35,7 @@ class AdapterSet {
   }
   void add(const std::string& module, int64_t in, int64_t out, int64_t rank) {
     owned_.push_back(std::make_unique<LoraAdapter>(LinearSite{module, in, out, {}},
-                                                   LoraOptions{.rank = rank}, 42, arena_, stream_));
+                                                   LoraOptions{.rank = rank}, 42, arena_, stream));
     list.emplace_back(module, owned_.back().get());
   }
   void randomise(uint64_t seed) {
@@ -54,10 +54,10 @@ class AdapterSet {
   }
 
   std::vector<std::pair<std::string, Adapter*>> list;
+  Stream stream;
 
  private:
   Arena arena_;
-  Stream stream_;
   std::vector<std::unique_ptr<LoraAdapter>> owned_;
 };
 
@@ -73,9 +73,9 @@ TEST(PeftFolder, RoundTripKeepsEveryTensorAndExtraFile) {
   AdapterSet written(4);
   written.randomise(1);
   write_peft_folder(scratch.file("adapter"), config_of_rank(4), written.list,
-                    {{"tokenizer.json", "{}"}});
+                    {{"tokenizer.json", "{}"}}, written.stream);
   AdapterSet loaded(4);
-  load_peft_weights(scratch.file("adapter"), loaded.list);
+  load_peft_weights(scratch.file("adapter"), loaded.list, loaded.stream);
   for (size_t i = 0; i < written.parameters().size(); ++i) {
     EXPECT_EQ(testing::max_abs_difference(written.parameters()[i]->dense(),
                                           loaded.parameters()[i]->dense()),
@@ -91,19 +91,21 @@ TEST(PeftFolder, ReplacesAnAdapterButNothingElse) {
   const testing::ScratchFolder scratch;
   AdapterSet adapters(4);
   const std::string folder = scratch.file("adapter");
-  write_peft_folder(folder, config_of_rank(4), adapters.list, {{"old.txt", "old"}});
+  write_peft_folder(folder, config_of_rank(4), adapters.list, {{"old.txt", "old"}},
+                    adapters.stream);
   adapters.randomise(2);
-  write_peft_folder(folder + "/", config_of_rank(4), adapters.list, {});
+  write_peft_folder(folder + "/", config_of_rank(4), adapters.list, {}, adapters.stream);
   EXPECT_FALSE(fs::exists(folder + "/old.txt"));
   AdapterSet loaded(4);
-  load_peft_weights(folder, loaded.list);
+  load_peft_weights(folder, loaded.list, loaded.stream);
   EXPECT_EQ(testing::max_abs_difference(adapters.parameters()[0]->dense(),
                                         loaded.parameters()[0]->dense()),
             0.0);
 
   scratch.write("work/notes.txt", "keep me");
-  const std::string message = testing::error_of<Error>(
-      [&] { write_peft_folder(scratch.file("work"), config_of_rank(4), adapters.list, {}); });
+  const std::string message = testing::error_of<Error>([&] {
+    write_peft_folder(scratch.file("work"), config_of_rank(4), adapters.list, {}, adapters.stream);
+  });
   EXPECT_NE(message.find("no adapter folder"), std::string::npos) << message;
   EXPECT_EQ(read_file(scratch.file("work/notes.txt")), "keep me");
 }
@@ -112,20 +114,22 @@ TEST(PeftFolder, AFailedWriteLeavesTheFormerFolderAndNoRest) {
   const testing::ScratchFolder scratch;
   AdapterSet adapters(4);
   const std::string folder = scratch.file("adapter");
-  write_peft_folder(folder, config_of_rank(4), adapters.list, {});
+  write_peft_folder(folder, config_of_rank(4), adapters.list, {}, adapters.stream);
   const std::string before = read_file(folder + "/adapter_model.safetensors");
   adapters.randomise(3);
   // The config claims another rank than the tensors have; PEFT would refuse such a folder.
   const std::string message = testing::error_of<Error>(
-      [&] { write_peft_folder(folder, config_of_rank(5), adapters.list, {}); });
+      [&] { write_peft_folder(folder, config_of_rank(5), adapters.list, {}, adapters.stream); });
   EXPECT_NE(message.find("rank 5, its adapter has 4"), std::string::npos) << message;
   PeftConfig elsewhere = config_of_rank(4);
   elsewhere.target_modules = {"q_proj"};
   EXPECT_NE(testing::error_of<Error>([&] {
-              write_peft_folder(folder, elsewhere, adapters.list, {});
+              write_peft_folder(folder, elsewhere, adapters.list, {}, adapters.stream);
             }).find("target_modules leaves out model.layers.0.self_attn.v_proj"),
             std::string::npos);
-  EXPECT_THROW(write_peft_folder(folder, config_of_rank(4), adapters.list, {{"../x", ""}}), Error);
+  EXPECT_THROW(
+      write_peft_folder(folder, config_of_rank(4), adapters.list, {{"../x", ""}}, adapters.stream),
+      Error);
   EXPECT_EQ(read_file(folder + "/adapter_model.safetensors"), before);
   EXPECT_EQ(std::distance(fs::directory_iterator(scratch.path()), fs::directory_iterator()), 1);
 }
@@ -135,26 +139,27 @@ TEST(PeftFolder, LoadingNamesWhatDoesNotFitAndChangesNothing) {
   const std::string folder = scratch.file("adapter");
   AdapterSet written(4);
   written.randomise(1);
-  write_peft_folder(folder, config_of_rank(4), written.list, {});
+  write_peft_folder(folder, config_of_rank(4), written.list, {}, written.stream);
 
   AdapterSet fewer(4, 1);
   EXPECT_NE(testing::error_of<Error>([&] {
-              load_peft_weights(folder, fewer.list);
+              load_peft_weights(folder, fewer.list, fewer.stream);
             }).find("model.layers.1.self_attn.q_proj.lora_A.weight belongs to no adapter"),
             std::string::npos);
   AdapterSet more(4, 3);
   EXPECT_NE(testing::error_of<Error>([&] {
-              load_peft_weights(folder, more.list);
+              load_peft_weights(folder, more.list, more.stream);
             }).find("model.layers.2"),
             std::string::npos);
   AdapterSet wider(5);
   EXPECT_NE(testing::error_of<Error>([&] {
-              load_peft_weights(folder, wider.list);
+              load_peft_weights(folder, wider.list, wider.stream);
             }).find("has shape (4, 4), the adapter needs (4, 5)"),
             std::string::npos);
   const Tensor untouched = more.parameters()[0]->dense();  // a B matrix
   EXPECT_EQ(untouched.data<float>()[0], 0.0f);
-  EXPECT_THROW(load_peft_weights(scratch.file("absent"), written.list), FormatError);
+  EXPECT_THROW(load_peft_weights(scratch.file("absent"), written.list, written.stream),
+               FormatError);
   EXPECT_THROW(read_peft_config(scratch.file("absent")), FormatError);
 }
 
@@ -176,9 +181,9 @@ TEST(PeftFolder, WritesAnAdapterOfPeftByteForByte) {
       adapters.add(module, entry.shape.dim(1), b.dim(0), entry.shape.dim(0));
     }
     ASSERT_EQ(adapters.list.size(), 14u);
-    load_peft_weights(source, adapters.list);
+    load_peft_weights(source, adapters.list, adapters.stream);
     const std::string copy = scratch.file(model);
-    write_peft_folder(copy, read_peft_config(source), adapters.list, {});
+    write_peft_folder(copy, read_peft_config(source), adapters.list, {}, adapters.stream);
     for (const char* name : {"/adapter_model.safetensors", "/adapter_config.json"}) {
       EXPECT_EQ(read_file(copy + name), read_file(source + name)) << model << name;
     }

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+// Softmax cross-entropy on CUDA, one block per row:
+//   loss = log(sum_j e^(x_j - max)) + max - x_target, gradient_j = e^(x_j - max) / sum - [j =
+//   target]
+// One pass finds maximum and sum together (a thread scales its sum whenever its maximum grows), a
+// second one, backwards because the end of the row is what the cache still holds, writes the
+// gradient.
+#include <cfloat>
+#include <climits>
+
+#include "kernels/cuda/cross_entropy.h"
+#include "kernels/cuda/rows.cuh"
+
+namespace rankwise::cuda {
+namespace {
+
+constexpr int kThreads = 512;
+constexpr int kUnroll = 4;  // packs that a thread loads at once
+
+// e^x; the rounding of bf16 hides the error of the approximation, and that tiny results become 0.
+template <class T>
+__device__ float exponential(float x) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return expf(x);
+  } else {
+    constexpr float kLog2E = 1.44269504f;
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x * kLog2E));
+    return result;
+  }
+}
+
+// A row of any alignment: `head` single elements, aligned packs, single elements to the end. The
+// packs are walked in batches, in each of which a thread owns kUnroll of them.
+template <class T>
+struct SplitRow {
+  static constexpr int kPack = kPackSize<T>;
+  static constexpr int kBatch = kThreads * kUnroll;
+
+  __device__ SplitRow(T* row, int count) : data(row), width(count) {
+    const auto past = static_cast<int>(reinterpret_cast<uintptr_t>(row) % 16);
+    head = min(width, static_cast<int>((16 - past) % 16 / sizeof(T)));
+    packs = (width - head) / kPack;
+  }
+  __device__ int batches() const { return (packs + kBatch - 1) / kBatch; }
+  __device__ static int pack_index(int batch, int i) {
+    return batch * kBatch + i * kThreads + threadIdx.x;
+  }
+  // Column of the first element of a pack.
+  __device__ int column_of(int pack) const { return head + pack * kPack; }
+  // f(column) for the single elements of this thread, in ascending order.
+  template <class F>
+  __device__ void for_singles(F&& f) const {
+    if (threadIdx.x < head) f(threadIdx.x);
+    const int column = column_of(packs) + threadIdx.x;
+    if (column < width) f(column);
+  }
+
+  T* data;
+  int width, head, packs;
+};
+
+// Of the elements that a thread has seen. The maximum begins at a finite value, so that elements of
+// -infinity add 0.
+struct RunningSoftmax {
+  float maximum = -FLT_MAX;
+  float sum = 0.0f;      // of e^(x - maximum)
+  int column = INT_MAX;  // lowest with the maximum
+};
+
+// N neighbouring elements, the first at `column`.
+template <class T, int N>
+__device__ void take(RunningSoftmax& r, const Pack<T, N>& x, int column) {
+  float largest = to_float(x.v[0]);
+#pragma unroll
+  for (int k = 1; k < N; ++k) largest = fmaxf(largest, to_float(x.v[k]));
+  if (largest >= r.maximum) {
+    int lowest = column;
+#pragma unroll
+    for (int k = N - 1; k >= 0; --k) {
+      if (to_float(x.v[k]) == largest) lowest = column + k;
+    }
+    r.column = largest > r.maximum ? lowest : min(r.column, lowest);
+    r.sum *= exponential<T>(r.maximum - largest);
+    r.maximum = largest;
+  }
+#pragma unroll
+  for (int k = 0; k < N; ++k) r.sum += exponential<T>(to_float(x.v[k]) - r.maximum);
+}
+
+// The packs of this thread in one batch, loaded at once.
+template <class T>
+struct Batch {
+  static constexpr int kPack = kPackSize<T>;
+
+  __device__ Batch(const SplitRow<T>& row, int batch) {
+#pragma unroll
+    for (int i = 0; i < kUnroll; ++i) {
+      const int pack = row.pack_index(batch, i);
+      if (pack < row.packs) packs[i] = load_pack<kPack>(row.data + row.column_of(pack));
+    }
+  }
+  Pack<T, kPack> packs[kUnroll];
+};
+
+// Result of op over the block, the same in every thread; `shared` may be reused after the return.
+template <class V, class Op>
+__device__ V block_reduce(V x, V* shared, Op op) {
+  constexpr int kWarps = kThreads / 32;
+  for (int offset = 16; offset > 0; offset /= 2) {
+    x = op(x, __shfl_xor_sync(0xffffffffu, x, offset));
+  }
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
+  __syncthreads();
+  x = shared[threadIdx.x % kWarps];
+  for (int offset = kWarps / 2; offset > 0; offset /= 2) {
+    x = op(x, __shfl_xor_sync(0xffffffffu, x, offset));
+  }
+  __syncthreads();
+  return x;
+}
+
+template <class T>
+__device__ RunningSoftmax softmax_of_row(const SplitRow<T>& row) {
+  RunningSoftmax own;
+  row.for_singles([&](int column) { take(own, Pack<T, 1>{{row.data[column]}}, column); });
+  for (int batch = 0; batch < row.batches(); ++batch) {
+    const Batch<T> x(row, batch);
+#pragma unroll
+    for (int i = 0; i < kUnroll; ++i) {
+      const int pack = row.pack_index(batch, i);
+      if (pack < row.packs) take(own, x.packs[i], row.column_of(pack));
+    }
+  }
+  __shared__ float shared_floats[kThreads / 32];
+  __shared__ int shared_columns[kThreads / 32];
+  RunningSoftmax all;
+  all.maximum =
+      block_reduce(own.maximum, shared_floats, [](float a, float b) { return fmaxf(a, b); });
+  all.sum = block_reduce(own.sum * exponential<T>(own.maximum - all.maximum), shared_floats,
+                         [](float a, float b) { return a + b; });
+  all.column = block_reduce(own.maximum == all.maximum ? own.column : INT_MAX, shared_columns,
+                            [](int a, int b) { return min(a, b); });
+  return all;
+}
+
+template <class T>
+__device__ void write_gradient_row(const SplitRow<T>& row, const RunningSoftmax& softmax,
+                                   int target) {
+  constexpr int kPack = kPackSize<T>;
+  const float factor = 1.0f / softmax.sum;
+  const auto gradient = [&](T x) { return exponential<T>(to_float(x) - softmax.maximum) * factor; };
+  row.for_singles([&](int column) {
+    const float onehot = column == target ? 1.0f : 0.0f;
+    row.data[column] = from_float<T>(gradient(row.data[column]) - onehot);
+  });
+  for (int batch = row.batches() - 1; batch >= 0; --batch) {
+    Batch<T> x(row, batch);
+#pragma unroll
+    for (int i = 0; i < kUnroll; ++i) {
+      const int pack = row.pack_index(batch, i);
+      if (pack >= row.packs) break;
+      float value[kPack];
+#pragma unroll
+      for (int k = 0; k < kPack; ++k) value[k] = gradient(x.packs[i].v[k]);
+      const int in_pack = target - row.column_of(pack);
+      if (0 <= in_pack && in_pack < kPack) {
+#pragma unroll
+        for (int k = 0; k < kPack; ++k) value[k] -= k == in_pack ? 1.0f : 0.0f;
+      }
+#pragma unroll
+      for (int k = 0; k < kPack; ++k) x.packs[i].v[k] = from_float<T>(value[k]);
+      store_pack(row.data + row.column_of(pack), x.packs[i]);
+    }
+  }
+}
+
+template <class T>
+__device__ void clear_row(const SplitRow<T>& row) {
+  constexpr int kPack = kPackSize<T>;
+  row.for_singles([&](int column) { row.data[column] = from_float<T>(0.0f); });
+  Pack<T, kPack> zero;
+#pragma unroll
+  for (int k = 0; k < kPack; ++k) zero.v[k] = from_float<T>(0.0f);
+  for (int pack = threadIdx.x; pack < row.packs; pack += kThreads) {
+    store_pack(row.data + row.column_of(pack), zero);
+  }
+}
+
+struct alignas(16) RowResult {
+  float sum;
+  float maximum;
+  float of_target;
+  int hit;  // 1: the target is the argmax, 0: it is not, -1: the row is ignored
+};
+
+// targets[t] < width: targets were checked when the data was read.
+template <class T>
+__global__ void __launch_bounds__(kThreads, 2)
+    cross_entropy_row(RowResult* results, Rows<T> logits, const int32_t* targets, int width,
+                      bool write_gradient) {
+  const int64_t t = blockIdx.x;
+  const SplitRow<T> row(logits[t], width);
+  const int target = targets[t];
+  if (target < 0) {
+    if (write_gradient) clear_row(row);
+    if (threadIdx.x == 0) results[t] = {1.0f, 0.0f, 0.0f, -1};
+    return;
+  }
+  const float of_target = to_float(row.data[target]);  // before the gradient replaces it
+  const RunningSoftmax softmax = softmax_of_row(row);
+  if (threadIdx.x == 0) {
+    results[t] = {softmax.sum, softmax.maximum, of_target, softmax.column == target ? 1 : 0};
+  }
+  if (write_gradient) write_gradient_row(row, softmax, target);
+}
+
+// One block: every thread adds its rows in order, then the threads are added pairwise.
+__global__ void __launch_bounds__(kThreads)
+    add_rows(double* sums, const RowResult* __restrict__ results, int64_t rows) {
+  __shared__ double shared[3][kThreads];
+  double loss = 0.0, count = 0.0, hits = 0.0;
+  for (int64_t t = threadIdx.x; t < rows; t += kThreads) {
+    const RowResult r = results[t];
+    if (r.hit < 0) continue;
+    loss += log(static_cast<double>(r.sum)) + (static_cast<double>(r.maximum) - r.of_target);
+    count += 1.0;
+    hits += r.hit;
+  }
+  shared[0][threadIdx.x] = loss;
+  shared[1][threadIdx.x] = count;
+  shared[2][threadIdx.x] = hits;
+  for (int offset = kThreads / 2; offset > 0; offset /= 2) {
+    __syncthreads();
+    if (threadIdx.x >= offset) continue;
+    for (auto& column : shared) column[threadIdx.x] += column[threadIdx.x + offset];
+  }
+  if (threadIdx.x != 0) return;
+  for (int i = 0; i < 3; ++i) sums[i] += shared[i][0];
+}
+
+}  // namespace
+
+void cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& sums,
+                   bool write_gradient, Stream& stream) {
+  const int64_t rows = logits.dim(0);
+  if (logits.numel() == 0) return;
+  auto* results =
+      static_cast<RowResult*>(stream.scratch(static_cast<size_t>(rows) * sizeof(RowResult)));
+  if (stream.measuring()) return;
+  for_element_type(logits.dtype(), [&]<class T>(T*) {
+    cross_entropy_row<T><<<static_cast<unsigned>(rows), kThreads, 0, native(stream)>>>(
+        results, rows_of<T>(logits), address<int32_t>(targets), static_cast<int>(logits.dim(1)),
+        write_gradient);
+  });
+  check_launch("cross_entropy");
+  add_rows<<<1, kThreads, 0, native(stream)>>>(address<double>(sums), results, rows);
+  check_launch("cross_entropy");
+}
+
+}  // namespace rankwise::cuda

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+// w[r, c] = value[code[i]] * scale[i / block], i = r * in + c, rounded once to the type of w;
+// scale = nested_map[absmax] * nested_absmax + nested_offset, product and sum rounded separately.
+#include <bit>
+#include <type_traits>
+
+#include "kernels/cuda/dequantize.h"
+#include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/quantize.h"
+
+namespace rankwise::cuda {
+namespace {
+
+constexpr int kThreads = 256;  // one entry of the nested map per thread
+constexpr int kGroup = 8;      // codes in four bytes, values in one or two 16-byte stores
+constexpr int kGroupsPerThread = 4;
+constexpr uint32_t kNestedBlock = QuantizedTensor::kNestedBlock;
+constexpr int kTile = kThreads * kGroupsPerThread;
+
+struct Values {
+  float of_code[16];
+};
+
+struct Scales {
+  const float* plain;  // or, when nested:
+  const uint8_t* codes;
+  const float* map;
+  const float* nested;
+  float offset;
+};
+
+__device__ float nested_scale(float entry, float group_scale, float offset) {
+  return __fadd_rn(__fmul_rn(entry, group_scale), offset);
+}
+
+// n / divisor for n < 2^31, by one multiplication.
+class Divisor {
+ public:
+  explicit Divisor(uint32_t divisor) {
+    shift_ = static_cast<uint32_t>(std::bit_width(divisor - 1));
+    const uint64_t excess = (uint64_t{1} << shift_) - divisor;
+    multiplier_ = static_cast<uint32_t>((excess << 32) / divisor + 1);
+  }
+  __device__ uint32_t quotient(uint32_t n) const {
+    return (__umulhi(n, multiplier_) + n) >> shift_;
+  }
+
+ private:
+  uint32_t multiplier_;
+  uint32_t shift_;
+};
+
+struct Groups {
+  uint32_t count;
+  uint32_t per_row;
+  Divisor by_row;
+  uint64_t first;   // in the whole matrix
+  int block_shift;  // log2 of the groups in a block
+  int64_t row_stride;
+};
+
+__device__ void store_group(float* to, const float (&x)[kGroup]) {
+  auto* packs = reinterpret_cast<float4*>(to);
+  packs[0] = make_float4(x[0], x[1], x[2], x[3]);
+  packs[1] = make_float4(x[4], x[5], x[6], x[7]);
+}
+__device__ void store_group(bf16* to, const float (&x)[kGroup]) {
+  Pack<__nv_bfloat162, 4> pack;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) pack.v[i] = __floats2bfloat162_rn(x[2 * i], x[2 * i + 1]);
+  *reinterpret_cast<Pack<__nv_bfloat162, 4>*>(to) = pack;
+}
+
+// One tile per block. A lane holds one of the 16 values, twice per warp, so that a lookup is a
+// shuffle that needs only the low four bits of its index right: no masking, no bank conflicts. Past
+// the end the last group is decoded again, not stored.
+template <class T, bool kNested>
+__global__ void __launch_bounds__(kThreads)
+    decode_groups(T* out, const uint32_t* codes, Scales scales,
+                  const __grid_constant__ Values values, Groups groups) {
+  const float value = values.of_code[threadIdx.x % 16];
+  const uint32_t first = blockIdx.x * kTile + threadIdx.x;
+  uint32_t packed[kGroupsPerThread];
+  float scale[kGroupsPerThread];
+  uint32_t scale_code[kGroupsPerThread];
+#pragma unroll
+  for (int k = 0; k < kGroupsPerThread; ++k) {
+    const uint32_t group = min(first + k * kThreads, groups.count - 1);
+    const uint64_t block = (groups.first + group) >> groups.block_shift;
+    packed[k] = __ldcs(codes + group);
+    if constexpr (kNested) {
+      scale_code[k] = __ldg(scales.codes + block);
+      scale[k] = __ldg(scales.nested + block / kNestedBlock);
+    } else {
+      scale[k] = __ldg(scales.plain + block);
+    }
+  }
+  if constexpr (kNested) {
+    __shared__ float map[kThreads];
+    map[threadIdx.x] = scales.map[threadIdx.x];
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < kGroupsPerThread; ++k) {
+      scale[k] = nested_scale(map[scale_code[k]], scale[k], scales.offset);
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < kGroupsPerThread; ++k) {
+    float x[kGroup];
+#pragma unroll
+    for (int i = 0; i < kGroup; ++i) {  // the even element lies in the high nibble
+      const uint32_t lane = packed[k] >> (i % 2 == 0 ? 4 * i + 4 : 4 * i - 4);
+      x[i] = __fmul_rn(__shfl_sync(0xffffffffu, value, static_cast<int>(lane)), scale[k]);
+    }
+    const uint32_t group = first + k * kThreads;
+    if (group >= groups.count) continue;
+    const uint32_t row = groups.by_row.quotient(group);
+    const uint32_t column = (group - row * groups.per_row) * kGroup;
+    store_group(out + row * groups.row_stride + column, x);
+  }
+}
+
+struct Elements {
+  int64_t first;  // in the whole matrix
+  int64_t count;
+  int64_t width;
+  int64_t row_stride;
+  int64_t block_size;
+};
+
+// Any width, stride, block size and address.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    decode_each(T* out, const uint8_t* codes, Scales scales, const __grid_constant__ Values values,
+                Elements elements) {
+  __shared__ float of_code[16];
+  if (threadIdx.x < 16) of_code[threadIdx.x] = values.of_code[threadIdx.x];
+  __syncthreads();
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= elements.count) return;
+  const int64_t element = elements.first + i;
+  const int64_t block = element / elements.block_size;
+  const float scale = scales.plain != nullptr
+                          ? scales.plain[block]
+                          : nested_scale(scales.map[scales.codes[block]],
+                                         scales.nested[block / kNestedBlock], scales.offset);
+  const uint8_t pair = codes[element / 2];
+  const int code = element % 2 == 0 ? pair >> 4 : pair & 15;
+  const int64_t row = i / elements.width;
+  const int64_t column = i - row * elements.width;
+  out[row * elements.row_stride + column] = from_float<T>(__fmul_rn(of_code[code], scale));
+}
+
+Values nf4_table() {
+  Values values;
+  for (int i = 0; i < 16; ++i) values.of_code[i] = nf4_values()[i];
+  return values;
+}
+
+Scales scales_of(const QuantizedTensor& q) {
+  if (!q.nested()) return {q.absmax.data<float>(), nullptr, nullptr, nullptr, 0.0f};
+  return {nullptr, q.absmax.data<uint8_t>(), q.nested_map.data<float>(),
+          q.nested_absmax.data<float>(), q.nested_offset};
+}
+
+template <class T>
+bool in_groups(const T* out, int64_t row_stride, const QuantizedTensor& q, int64_t elements) {
+  return q.shape.dim(1) % kGroup == 0 && q.block_size >= kGroup &&
+         std::has_single_bit(static_cast<uint64_t>(q.block_size)) && is_aligned(out, 16) &&
+         row_stride * static_cast<int64_t>(sizeof(T)) % 16 == 0 && is_aligned(q.codes.raw(), 4) &&
+         elements / kGroup < (int64_t{1} << 31) - kTile;
+}
+
+template <class T>
+void decode(T* out, int64_t row_stride, const QuantizedTensor& q, int64_t begin, int64_t end,
+            Stream& stream) {
+  const int64_t width = q.shape.dim(1);
+  const int64_t first = begin * width;
+  const int64_t count = (end - begin) * width;
+  const auto* codes = q.codes.data<uint8_t>();
+  if (in_groups(out, row_stride, q, count)) {
+    const auto per_row = static_cast<uint32_t>(width / kGroup);
+    const Groups groups{static_cast<uint32_t>(count / kGroup),
+                        per_row,
+                        Divisor(per_row),
+                        static_cast<uint64_t>(first / kGroup),
+                        std::countr_zero(static_cast<uint64_t>(q.block_size / kGroup)),
+                        row_stride};
+    const auto tiles = static_cast<unsigned>(ceil_div(groups.count, kTile));
+    const auto* words = reinterpret_cast<const uint32_t*>(codes) + groups.first;
+    const auto kernel = q.nested() ? decode_groups<T, true> : decode_groups<T, false>;
+    kernel<<<tiles, kThreads, 0, native(stream)>>>(out, words, scales_of(q), nf4_table(), groups);
+  } else {
+    const Elements elements{first, count, width, row_stride, q.block_size};
+    const auto blocks = static_cast<unsigned>(ceil_div(count, kThreads));
+    decode_each<T>
+        <<<blocks, kThreads, 0, native(stream)>>>(out, codes, scales_of(q), nf4_table(), elements);
+  }
+  check_launch("dequantize_rows");
+}
+
+}  // namespace
+
+void dequantize_rows(void* out, DType dtype, int64_t row_stride, const QuantizedTensor& q,
+                     int64_t begin, int64_t end, Stream& stream) {
+  if (stream.measuring() || (end - begin) * q.shape.dim(1) == 0) return;
+  for_element_type(dtype, [&](auto* type) {
+    decode(static_cast<decltype(type)>(out), row_stride, q, begin, end, stream);
+  });
+}
+
+void expand_weight(void* out, DType dtype, int64_t row_stride, const Weight& weight,
+                   Stream& stream) {
+  if (stream.measuring()) return;
+  const Shape& shape = shape_of(weight);
+  if (const auto* quantized = std::get_if<QuantizedTensor>(&weight)) {
+    return dequantize_rows(out, dtype, row_stride, *quantized, 0, shape.dim(0), stream);
+  }
+  const Tensor wide(out, dtype, {shape.dim(0), row_stride}, stream.device());
+  cast(wide.columns(0, shape.dim(1)), std::get<Tensor>(weight), stream);
+}
+
+}  // namespace rankwise::cuda

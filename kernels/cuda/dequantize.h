@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// Weights of any storage written as dense rows into memory that an operation chose (scratch).
+#pragma once
+
+#include "runtime/quantized_tensor.h"
+#include "runtime/stream.h"
+
+namespace rankwise::cuda {
+
+// Rows [begin, end) of q: element (r, c) goes to out[(r - begin) * row_stride + c], out being of
+// `dtype` (F32, or BF16 rounded once to nearest even). Bit-identical to the CPU.
+void dequantize_rows(void* out, DType dtype, int64_t row_stride, const QuantizedTensor& q,
+                     int64_t begin, int64_t end, Stream& stream);
+
+// The same for a weight of any kind, as a whole: NF4, or dense F32 or BF16 (copied or rounded).
+void expand_weight(void* out, DType dtype, int64_t row_stride, const Weight& weight,
+                   Stream& stream);
+
+}  // namespace rankwise::cuda

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+// CUDA backend of the token embedding.
+#pragma once
+
+#include "runtime/stream.h"
+#include "runtime/tensor.h"
+
+namespace rankwise::cuda {
+
+void embedding(const Tensor& y, const Tensor& ids, const Tensor& table, Stream& stream);
+
+// Takes scratch memory.
+void embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& ids, Stream& stream);
+
+}  // namespace rankwise::cuda

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every CUDA kernel file needs: error checks, element access in fp32, block sums.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "runtime/errors.h"
+#include "runtime/stream.h"
+#include "runtime/tensor.h"
+
+namespace rankwise::cuda {
+
+inline cudaStream_t native(Stream& stream) { return static_cast<cudaStream_t>(stream.native()); }
+
+// CommunicationError naming the operation and what the driver says.
+inline void check(cudaError_t status, const char* operation) {
+  if (status == cudaSuccess) return;
+  throw CommunicationError(fmt::format("CUDA: {} failed: {} ({})", operation,
+                                       cudaGetErrorString(status), cudaGetErrorName(status)));
+}
+
+// To be called after each launch.
+inline void check_launch(const char* operation) { check(cudaGetLastError(), operation); }
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+using bf16 = __nv_bfloat16;
+
+__device__ inline float to_float(float x) { return x; }
+__device__ inline float to_float(bf16 x) { return __bfloat162float(x); }
+template <class T>
+__device__ inline T from_float(float x);
+template <>
+__device__ inline float from_float<float>(float x) {
+  return x;
+}
+template <>
+__device__ inline bf16 from_float<bf16>(float x) {
+  return __float2bfloat16_rn(x);
+}
+
+// N neighbouring elements moved as one access; the address is a multiple of its size.
+template <class T, int N>
+struct alignas(sizeof(T) * N) Pack {
+  T v[N];
+};
+// Elements in 16 bytes.
+template <class T>
+inline constexpr int kPackSize = static_cast<int>(16 / sizeof(T));
+
+inline bool is_aligned(const void* address, int64_t bytes) {
+  return reinterpret_cast<uintptr_t>(address) % static_cast<uintptr_t>(bytes) == 0;
+}
+
+// Sum over a warp, the same in every lane; the order is fixed.
+__device__ inline float warp_sum(float x) {
+  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(0xffffffffu, x, offset);
+  return x;
+}
+
+// Sum over a block of at most 1024 threads, a multiple of 32, the same in every thread; the order is
+// fixed. `shared` holds 32 floats and may be reused after the return.
+__device__ inline float block_sum(float x, float* shared) {
+  x = warp_sum(x);
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  if (lane == 0) shared[warp] = x;
+  __syncthreads();
+  const int warps = (blockDim.x + 31) / 32;
+  x = warp_sum(lane < warps ? shared[lane] : 0.0f);
+  __syncthreads();
+  return x;
+}
+
+// Calls f with a null pointer of the element type of an activation: float or bf16.
+template <class F>
+void for_element_type(DType dtype, F&& f) {
+  if (dtype == DType::kF32) {
+    f(static_cast<float*>(nullptr));
+  } else {
+    RW_ASSERT(dtype == DType::kBF16, "{}", name_of(dtype));
+    f(static_cast<bf16*>(nullptr));
+  }
+}
+
+// Typed address of an activation whose type was checked.
+template <class T>
+T* address(const Tensor& x) {
+  return static_cast<T*>(x.raw());
+}
+
+}  // namespace rankwise::cuda

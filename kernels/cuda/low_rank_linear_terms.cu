@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cuda/dequantize.h"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/low_rank_linear_terms.h"
+
+namespace rankwise::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+struct Terms {
+  const float* a[kMaxLayers] = {};
+  const float* b[kMaxLayers] = {};
+  float scale[kMaxLayers] = {};
+};
+
+struct Gradients {
+  float* a[kMaxLayers] = {};
+  float* b[kMaxLayers] = {};
+  float scale[kMaxLayers] = {};
+};
+
+// The layer whose rows [begin[l], begin[l + 1]) contain `row`.
+__device__ int layer_at(const int64_t* begin, int64_t row) {
+  int layer = 0;
+  while (row >= begin[layer + 1]) ++layer;
+  return layer;
+}
+
+// matrix[out + r][c] = A[r][c]; matrix[o][in + r] = s_l B_l[o][r] where o and r are of one layer l,
+// 0 elsewhere. One thread per element: first those of A, then those of B.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    expand_terms_kernel(T* matrix, int64_t stride, Group group, Terms terms) {
+  int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t a_elements = group.rank * group.in;
+  if (i < a_elements) {
+    const int64_t row = i / group.in, column = i % group.in;
+    const int layer = layer_at(group.rank_begin, row);
+    const float value = terms.a[layer][(row - group.rank_begin[layer]) * group.in + column];
+    matrix[(group.out + row) * stride + column] = from_float<T>(value);
+    return;
+  }
+  i -= a_elements;
+  if (i >= group.out * group.rank) return;
+  const int64_t row = i / group.rank, column = i % group.rank;
+  const int layer = layer_at(group.out_begin, row);
+  const int64_t begin = group.rank_begin[layer], end = group.rank_begin[layer + 1];
+  float value = 0.0f;
+  if (column >= begin && column < end) {
+    const int64_t index = (row - group.out_begin[layer]) * (end - begin) + column - begin;
+    value = terms.scale[layer] * terms.b[layer][index];
+  }
+  matrix[row * stride + group.in + column] = from_float<T>(value);
+}
+
+// dA_l[r][c] += a_sums[rank_begin[l] + r][c]; dB_l[o][r] += s_l * b_sums[out_begin[l] + o][...].
+// Of b_sums (out, rank) only the blocks of one layer each are used. Threads as above.
+__global__ void __launch_bounds__(kThreads)
+    add_gradients_kernel(const float* a_sums, const float* b_sums, Group group,
+                         Gradients gradients) {
+  int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t a_elements = group.rank * group.in;
+  if (i < a_elements) {
+    const int layer = layer_at(group.rank_begin, i / group.in);
+    gradients.a[layer][i - group.rank_begin[layer] * group.in] += a_sums[i];
+    return;
+  }
+  i -= a_elements;
+  if (i >= group.out * group.rank) return;
+  const int64_t row = i / group.rank, column = i % group.rank;
+  const int layer = layer_at(group.out_begin, row);
+  const int64_t begin = group.rank_begin[layer], end = group.rank_begin[layer + 1];
+  if (column < begin || column >= end) return;
+  const int64_t index = (row - group.out_begin[layer]) * (end - begin) + column - begin;
+  gradients.b[layer][index] += gradients.scale[layer] * b_sums[i];
+}
+
+unsigned blocks_for_terms(const Group& group) {
+  return static_cast<unsigned>(ceil_div(group.rank * (group.in + group.out), kThreads));
+}
+
+}  // namespace
+
+Group group_of(std::span<const LowRankLinear> layers) {
+  RW_ASSERT(layers.size() <= kMaxLayers, "{} layers", layers.size());
+  Group group;
+  group.in = layers[0].in();
+  for (const LowRankLinear& layer : layers) {
+    group.out += layer.out();
+    group.rank += layer.rank();
+    ++group.layers;
+    group.out_begin[group.layers] = group.out;
+    group.rank_begin[group.layers] = group.rank;
+  }
+  return group;
+}
+
+void expand_terms(const Tensor& matrix, const Group& group, std::span<const LowRankLinear> layers,
+                  Stream& stream) {
+  if (group.rank == 0) return;
+  Terms terms;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    if (layers[i].rank() == 0) continue;
+    terms.a[i] = layers[i].a.data<float>();
+    terms.b[i] = layers[i].b.data<float>();
+    terms.scale[i] = layers[i].scale;
+  }
+  for_element_type(matrix.dtype(), [&](auto* element) {
+    using T = std::remove_pointer_t<decltype(element)>;
+    expand_terms_kernel<T><<<blocks_for_terms(group), kThreads, 0, native(stream)>>>(
+        address<T>(matrix), matrix.row_stride(), group, terms);
+  });
+  check_launch("low_rank_linear");
+}
+
+void expand_weights(const Tensor& matrix, const Group& group, std::span<const LowRankLinear> layers,
+                    Stream& stream) {
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const Tensor rows = matrix.rows(group.out_begin[i], group.out_begin[i + 1]);
+    expand_weight(rows.raw(), matrix.dtype(), matrix.row_stride(), *layers[i].weight, stream);
+  }
+}
+
+void add_gradients(std::span<const Tensor> das, std::span<const Tensor> dbs, const Tensor& a_sums,
+                   const Tensor& b_sums, const Group& group, std::span<const LowRankLinear> layers,
+                   Stream& stream) {
+  Gradients gradients;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    if (layers[i].rank() == 0) continue;
+    gradients.a[i] = das[i].data<float>();
+    gradients.b[i] = dbs[i].data<float>();
+    gradients.scale[i] = layers[i].scale;
+  }
+  add_gradients_kernel<<<blocks_for_terms(group), kThreads, 0, native(stream)>>>(
+      a_sums.data<float>(), b_sums.data<float>(), group, gradients);
+  check_launch("low_rank_linear_backward_weight");
+}
+
+}  // namespace rankwise::cuda

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/low_rank_linear.h"
+
+#include <string_view>
+
+#include "kernels/check.h"
+#include "kernels/cuda/low_rank_linear.h"
+#include "kernels/elementwise.h"
+#include "kernels/matmul.h"
+
+namespace rankwise {
+namespace {
+
+// Of this shape and of the type of the others; rows may be strided.
+void check_activation(std::string_view op, std::string_view argument, const Tensor& actual,
+                      const Shape& expected, DType type) {
+  check::dtype(op, argument, actual, type);
+  check::shape(op, argument, actual, expected);
+}
+
+void check_layers(std::string_view op, std::span<const LowRankLinear> layers, DType type,
+                  const Stream& stream) {
+  RW_ASSERT(!layers.empty(), "{}: no layers", op);
+  RW_ASSERT(type == DType::kF32 || (type == DType::kBF16 && stream.is_cuda()),
+            "{}: activations are {}", op, name_of(type));
+  for (const LowRankLinear& layer : layers) {
+    RW_ASSERT(layer.in() == layers[0].in(), "{}: layers read {} and {} columns", op, layers[0].in(),
+              layer.in());
+    RW_ASSERT(layer.a.defined() == layer.b.defined(), "{}: only one of a and b", op);
+    if (const auto* quantized = std::get_if<QuantizedTensor>(layer.weight)) {
+      check::nf4(op, *quantized);
+    }
+    if (layer.rank() == 0) continue;
+    check::f32(op, "a", layer.a, {layer.rank(), layer.in()});
+    check::f32(op, "b", layer.b, {layer.out(), layer.rank()});
+  }
+}
+
+// One tensor (rows, width of its layer) for each layer; those of width 0 are not looked at.
+void check_group(std::string_view op, std::string_view argument, std::span<const Tensor> actual,
+                 std::span<const LowRankLinear> layers, int64_t (LowRankLinear::*width)() const,
+                 const Tensor& like) {
+  RW_ASSERT(actual.size() == layers.size(), "{}: {} {} for {} layers", op, actual.size(), argument,
+            layers.size());
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const int64_t columns = (layers[i].*width)();
+    if (columns == 0) continue;
+    check_activation(op, argument, actual[i], {like.dim(0), columns}, like.dtype());
+  }
+}
+
+}  // namespace
+
+void low_rank_linear(std::span<const Tensor> ys, std::span<const Tensor> downs, const Tensor& x,
+                     std::span<const LowRankLinear> layers, const Tensor& addend, Stream& stream) {
+  constexpr std::string_view kOp = "low_rank_linear";
+  RW_ASSERT(x.defined() && x.rank() == 2, "{}: x", kOp);
+  check_layers(kOp, layers, x.dtype(), stream);
+  check_activation(kOp, "x", x, {x.dim(0), layers[0].in()}, x.dtype());
+  check_group(kOp, "y", ys, layers, &LowRankLinear::out, x);
+  check_group(kOp, "down", downs, layers, &LowRankLinear::rank, x);
+  if (addend.defined()) {
+    RW_ASSERT(layers.size() == 1, "{}: addend of {} layers", kOp, layers.size());
+    check_activation(kOp, "addend", addend, ys[0].shape(), x.dtype());
+  }
+  if constexpr (kHasCuda) {
+    if (stream.is_cuda()) {
+      return cuda::low_rank_linear(ys, downs, x, layers, addend, stream);
+    }
+  }
+  if (stream.measuring()) return;
+  if (addend.defined() && addend.raw() != ys[0].raw()) copy(ys[0], addend, stream);
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const LowRankLinear& layer = layers[i];
+    linear(ys[i], x, *layer.weight, addend.defined() ? 1.0f : 0.0f, stream);
+    if (layer.rank() == 0) continue;
+    matmul(downs[i], x, layer.a, {.transpose_b = true}, stream);
+    matmul(ys[i], downs[i], layer.b, {.transpose_b = true, .alpha = layer.scale, .beta = 1.0f},
+           stream);
+  }
+}
+
+void low_rank_linear_backward_input(const Tensor& dx, std::span<const Tensor> ddowns,
+                                    std::span<const Tensor> dys,
+                                    std::span<const LowRankLinear> layers, float beta,
+                                    Stream& stream) {
+  constexpr std::string_view kOp = "low_rank_linear_backward_input";
+  RW_ASSERT(!dys.empty() && dys[0].defined() && dys[0].rank() == 2, "{}: dys", kOp);
+  const Tensor& dy = dys[0];
+  check_layers(kOp, layers, dy.dtype(), stream);
+  check_group(kOp, "dy", dys, layers, &LowRankLinear::out, dy);
+  check_group(kOp, "ddown", ddowns, layers, &LowRankLinear::rank, dy);
+  if (dx.defined()) {
+    check_activation(kOp, "dx", dx, {dy.dim(0), layers[0].in()}, dy.dtype());
+  }
+  if constexpr (kHasCuda) {
+    if (stream.is_cuda()) {
+      return cuda::low_rank_linear_backward_input(dx, ddowns, dys, layers, beta, stream);
+    }
+  }
+  if (stream.measuring()) return;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const LowRankLinear& layer = layers[i];
+    if (dx.defined()) {
+      linear_backward_input(dx, dys[i], *layer.weight, i == 0 ? beta : 1.0f, stream);
+    }
+    if (layer.rank() == 0) continue;
+    matmul(ddowns[i], dys[i], layer.b, {.alpha = layer.scale}, stream);
+    if (dx.defined()) matmul(dx, ddowns[i], layer.a, {.beta = 1.0f}, stream);
+  }
+}
+
+void low_rank_linear_backward_weight(std::span<const Tensor> das, std::span<const Tensor> dbs,
+                                     std::span<const Tensor> ddowns, std::span<const Tensor> dys,
+                                     std::span<const Tensor> downs, const Tensor& x,
+                                     std::span<const LowRankLinear> layers, Stream& stream) {
+  constexpr std::string_view kOp = "low_rank_linear_backward_weight";
+  RW_ASSERT(x.defined() && x.rank() == 2, "{}: x", kOp);
+  check_layers(kOp, layers, x.dtype(), stream);
+  check_activation(kOp, "x", x, {x.dim(0), layers[0].in()}, x.dtype());
+  check_group(kOp, "dy", dys, layers, &LowRankLinear::out, x);
+  check_group(kOp, "ddown", ddowns, layers, &LowRankLinear::rank, x);
+  check_group(kOp, "down", downs, layers, &LowRankLinear::rank, x);
+  RW_ASSERT(das.size() == layers.size() && dbs.size() == layers.size(), "{}: {} and {} gradients",
+            kOp, das.size(), dbs.size());
+  for (size_t i = 0; i < layers.size(); ++i) {
+    if (layers[i].rank() == 0) continue;
+    check::f32(kOp, "da", das[i], layers[i].a.shape());
+    check::f32(kOp, "db", dbs[i], layers[i].b.shape());
+  }
+  if constexpr (kHasCuda) {
+    if (stream.is_cuda()) {
+      return cuda::low_rank_linear_backward_weight(das, dbs, ddowns, dys, downs, x, layers, stream);
+    }
+  }
+  if (stream.measuring()) return;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    if (layers[i].rank() == 0) continue;
+    matmul(dbs[i], dys[i], downs[i], {.transpose_a = true, .alpha = layers[i].scale, .beta = 1.0f},
+           stream);
+    linear_backward_weight(das[i], ddowns[i], x, stream);
+  }
+}
+
+}  // namespace rankwise

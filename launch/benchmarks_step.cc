@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "launch/benchmarks_workbench.h"
+#include "launch/device_random_weights.h"
+#include "launch/memory_plan.h"
+#include "launch/trainer.h"
+#include "model/hf_folder.h"
+#include "runtime/rng.h"
+
+namespace rankwise {
+namespace {
+
+TrainConfig config_of(const BenchmarkShape& shape) {
+  TrainConfig config;
+  config.model.quant = shape.quantize_nf4 ? BaseQuantization::kNf4 : BaseQuantization::kNone;
+  config.model.compute = shape.compute == DType::kBF16 ? ComputeType::kBf16 : ComputeType::kFp32;
+  config.train.recompute = shape.recompute;
+  config.adapt[0].rank = shape.lora_rank;
+  return config;
+}
+
+MicroBatch random_batch(const BenchmarkShape& shape) {
+  MicroBatch batch;
+  for (int64_t d = 0; d < shape.batch; ++d) {
+    const Rng rng(1, "benchmark tokens", static_cast<uint64_t>(d));
+    Sample sample;
+    for (int64_t t = 0; t < shape.tokens; ++t) {
+      sample.input_ids.push_back(static_cast<int32_t>(
+          rng.below(static_cast<uint64_t>(t), static_cast<uint64_t>(shape.model.vocab_size))));
+    }
+    sample.labels = sample.input_ids;
+    append_document(batch, sample);
+  }
+  return batch;
+}
+
+const char* recompute_name(Recompute recompute) {
+  return recompute == Recompute::kNone        ? "none"
+         : recompute == Recompute::kSelective ? "selective"
+                                              : "full";
+}
+
+}  // namespace
+
+std::vector<BenchmarkRow> benchmark_step(const BenchmarkShape& shape,
+                                         const BenchmarkCeiling& ceiling) {
+  constexpr int64_t kTotalSteps = 1'000'000;
+  const TrainConfig config = config_of(shape);
+  const ModelFiles files = {"", shape.model,
+                            shape.device.is_cuda() ? make_device_random_weights(shape.model, 1)
+                                                   : make_random_weights(shape.model, 1)};
+  const Adaptation adaptation(config, files.config);
+  const auto alone = make_single_communicator();
+  const DeviceMesh mesh(*alone, 1);
+  const std::vector<MicroBatch> batches = {random_batch(shape)};
+  Arena arena(shape.device);
+  Stream stream(shape.device);
+  plan_memory(config, files, mesh, batches[0], kTotalSteps, shape.device, /*available_bytes=*/0)
+      .reserve(arena, stream);
+  Trainer trainer(config, files, adaptation, mesh, arena, stream, kTotalSteps);
+  int64_t step = 0;
+  double flops = 0.0;
+  const BenchmarkTiming timing =
+      time_calls(stream, shape.seconds, [&] { flops = trainer.train_step(step++, batches).flops; });
+
+  const double tokens_per_s = static_cast<double>(shape.all_tokens()) / timing.median_seconds;
+  const int64_t peak = arena.peak_bytes() + static_cast<int64_t>(stream.scratch_peak_bytes());
+  const char* dense = shape.compute == DType::kBF16 ? "bf16" : "fp32";
+  BenchmarkRow row = make_benchmark_row(
+      shape, ceiling,
+      fmt::format("step ({}, LoRA {}, {}x{}, recompute {}): {:.0f} tokens/s, {:.2f} GiB",
+                  shape.quantize_nf4 ? "nf4" : dense, shape.lora_rank, shape.batch, shape.tokens,
+                  recompute_name(shape.recompute), tokens_per_s,
+                  static_cast<double>(peak) / 0x1p30),
+      BenchmarkWork::kFlops, flops, timing);
+  row.tokens_per_s = tokens_per_s;
+  row.peak_bytes = peak;
+  return {row};
+}
+
+}  // namespace rankwise

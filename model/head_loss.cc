@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/head_loss.h"
+
+#include <algorithm>
+
+#include "kernels/cross_entropy.h"
+#include "kernels/elementwise.h"
+#include "kernels/matmul.h"
+
+namespace rankwise {
+
+HeadLoss::HeadLoss(Parameter& head, DType compute, int64_t logits_bytes)
+    : head_(&head),
+      chunk_(std::max<int64_t>(
+          1, logits_bytes / (shape_of(head.weight).dim(0) * bits_of(compute) / 8))) {}
+
+void HeadLoss::compute(ForwardContext& context, const Tensor& sums) const {
+  if (context.training) context.dhidden = context.allocate(context.compute, context.hidden.shape());
+  int64_t begin = 0;
+  for (const bool has_targets : chunks_with_targets(context)) {
+    const int64_t end = std::min(begin + chunk_, context.tokens);
+    if (has_targets) {
+      compute_chunk(context, sums, begin, end);
+    } else if (context.training) {
+      fill(context.dhidden.rows(begin, end), 0.0f, *context.stream);
+    }
+    begin = end;
+  }
+}
+
+std::vector<bool> HeadLoss::chunks_with_targets(const ForwardContext& context) const {
+  std::vector<bool> out(static_cast<size_t>((context.tokens + chunk_ - 1) / chunk_), false);
+  for (int64_t t = 0; t < context.tokens; ++t) {
+    const bool is_target = context.host_targets[static_cast<size_t>(t)] >= 0;
+    if (is_target) out[static_cast<size_t>(t / chunk_)] = true;
+  }
+  return out;
+}
+
+void HeadLoss::compute_chunk(ForwardContext& context, const Tensor& sums, int64_t begin,
+                             int64_t end) const {
+  Stream& stream = *context.stream;
+  const Tensor hidden = context.hidden.rows(begin, end);
+  const auto workspace = context.arena->scope("workspace");
+  const Tensor logits =
+      context.allocate_workspace(context.compute, {end - begin, shape_of(head_->weight).dim(0)});
+  linear(logits, hidden, head_->weight, 0.0f, stream);
+  cross_entropy(logits, context.targets.rows(begin, end), sums, context.training, stream);
+  if (!context.training) return;
+  const Tensor dhidden = context.dhidden.rows(begin, end);
+  linear_backward_input(dhidden, logits, head_->weight, 0.0f, stream);
+  if (head_->trainable) linear_backward_weight(head_->gradient, logits, hidden, stream);
+}
+
+}  // namespace rankwise

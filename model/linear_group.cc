@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/linear_group.h"
+
+#include <algorithm>
+
+#include "kernels/elementwise.h"
+#include "kernels/matmul.h"
+
+namespace rankwise {
+namespace {
+
+// Neighbouring columns of `tail`, one matrix (T, rank) per layer of that rank; without a tail,
+// matrices of their own. Undefined where the rank is 0.
+std::vector<Tensor> split_tail(const Tensor& tail, bool kept, std::span<const LowRankLinear> terms,
+                               ForwardContext& context) {
+  std::vector<Tensor> out(terms.size());
+  int64_t begin = 0;
+  for (size_t i = 0; i < terms.size(); ++i) {
+    const int64_t rank = terms[i].rank();
+    if (rank == 0) continue;
+    if (tail.defined()) {
+      out[i] = tail.columns(begin, begin + rank);
+      begin += rank;
+    } else {
+      out[i] = context.allocate_columns(kept, {{rank}}, 0).parts[0];
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+std::vector<LowRankLinear> LinearGroup::terms(const ForwardContext& context) const {
+  std::vector<LowRankLinear> out;
+  for (const Linear* layer : layers_) {
+    LowRankLinear term;
+    term.weight = &layer->weight().weight;
+    if (layer->adapter() != nullptr) {
+      if (const auto low_rank = layer->adapter()->low_rank_term(context)) {
+        term.a = low_rank->a->dense();
+        term.b = low_rank->b->dense();
+        term.scale = low_rank->scale;
+      }
+    }
+    out.push_back(term);
+  }
+  return out;
+}
+
+void LinearGroup::forward(std::span<const Tensor> ys, const Tensor& addend,
+                          const LinearInput& input, bool keeps_saved, LinearGroupSaved& saved,
+                          ForwardContext& context) const {
+  Stream& stream = *context.stream;
+  const auto layers = terms(context);
+  saved.downs = split_tail(input.tail, keeps_saved, layers, context);
+  low_rank_linear(ys, saved.downs, input.x, layers, addend, stream);
+  saved.adapters.resize(layers_.size());
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const Linear& layer = *layers_[i];
+    if (layer.bias() != nullptr) add_bias(ys[i], layer.bias()->dense(), stream);
+    if (layer.adapter() != nullptr && layers[i].rank() == 0) {
+      saved.adapters[i] = layer.adapter()->forward(ys[i], input.x, context);
+    }
+  }
+  if (!keeps_saved || input.kept || !input.tail.defined()) return;
+  for (Tensor& down : saved.downs) {  // out of the input's tail, which ends with it
+    if (!down.defined()) continue;
+    const Tensor kept = context.allocate(down.dtype(), down.shape());
+    copy(kept, down, stream);
+    down = kept;
+  }
+}
+
+void LinearGroup::backward(const Tensor& dx, const Columns& dys, const Tensor& x,
+                           LinearGroupSaved& saved, ForwardContext& context,
+                           GradientReducer& reducer) const {
+  const auto scope = context.arena->scope("workspace");
+  backward_input(dx, dys, x, saved, context);
+  backward_weights(dys, x, saved, context, reducer);
+}
+
+void LinearGroup::backward_input(const Tensor& dx, const Columns& dys, const Tensor& x,
+                                 LinearGroupSaved& saved, ForwardContext& context) const {
+  const auto layers = terms(context);
+  saved.ddowns = split_tail(dys.tail, false, layers, context);
+  low_rank_linear_backward_input(dx, saved.ddowns, dys.parts, layers, 0.0f, *context.stream);
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    if (saved.adapters[i] == nullptr) continue;
+    layers_[i]->adapter()->backward(dx, dys.parts[i], x, *saved.adapters[i], context);
+  }
+}
+
+void LinearGroup::backward_weights(const Columns& dys, const Tensor& x,
+                                   const LinearGroupSaved& saved, ForwardContext& context,
+                                   GradientReducer& reducer) const {
+  Stream& stream = *context.stream;
+  const auto layers = terms(context);
+  std::vector<Tensor> das(layers.size());
+  std::vector<Tensor> dbs(layers.size());
+  bool any = false;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    if (layers[i].rank() == 0) continue;
+    const auto term = layers_[i]->adapter()->low_rank_term(context);
+    das[i] = term->a->gradient;
+    dbs[i] = term->b->gradient;
+    any = true;
+  }
+  if (any) {
+    low_rank_linear_backward_weight(das, dbs, saved.ddowns, dys.parts, saved.downs, x, layers,
+                                    stream);
+  }
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    Linear& layer = *layers_[i];
+    const Tensor& dy = dys.parts[i];
+    if (layer.bias() != nullptr && layer.bias()->trainable) {
+      bias_backward(layer.bias()->gradient, dy, stream);
+    }
+    if (layer.weight().trainable) linear_backward_weight(layer.weight().gradient, dy, x, stream);
+    std::vector<Parameter*> done;
+    layer.collect_trained_parameters(done);
+    for (const Parameter* parameter : done) reducer.ready(*parameter, stream);
+  }
+}
+
+std::vector<int64_t> LinearGroup::widths() const {
+  std::vector<int64_t> out;
+  for (const Linear* layer : layers_) out.push_back(layer->site().out_features);
+  return out;
+}
+
+int64_t LinearGroup::tail() const {
+  int64_t columns = 0;
+  for (const Linear* layer : layers_) {
+    if (layer->adapter() != nullptr) columns += layer->adapter()->rank();
+  }
+  return columns;
+}
+
+bool LinearGroup::trained() const {
+  return std::ranges::any_of(layers_, [](const Linear* layer) { return layer->trained(); });
+}
+
+bool LinearGroup::needs_input() const {
+  return std::ranges::any_of(layers_, [](const Linear* layer) { return layer->needs_input(); });
+}
+
+bool LinearGroup::needs_input_first(const ForwardContext& context) const {
+  return std::ranges::any_of(layers_, [&](const Linear* layer) {
+    return layer->adapter() != nullptr && !layer->adapter()->low_rank_term(context);
+  });
+}
+
+}  // namespace rankwise

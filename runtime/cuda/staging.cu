@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cstring>
+
+#include "runtime/cuda/runtime_calls.h"
+#include "runtime/cuda/staging.h"
+#include "runtime/errors.h"
+
+namespace rankwise::cuda {
+namespace {
+
+constexpr int64_t kPieceAlignment = 256;
+
+}  // namespace
+
+Staging::Staging(Stream& stream) : stream_(&stream) {
+  for (size_t i = 0; i < kBuffers; ++i) read_.emplace_back(stream.device());
+  constexpr int64_t kTotal = static_cast<int64_t>(kBuffers) * kBufferBytes;
+  memory_ = static_cast<std::byte*>(allocate_pinned(stream.device(), kTotal));
+  if (memory_ == nullptr) {
+    throw OutOfMemoryError(
+        fmt::format("pinned host memory for copies to {}: {} bytes not available",
+                    to_string(stream.device()), kTotal));
+  }
+}
+
+Staging::~Staging() { release_pinned(memory_); }
+
+void Staging::upload(void* to, const void* from, int64_t bytes) {
+  auto* target = static_cast<std::byte*>(to);
+  const auto* source = static_cast<const std::byte*>(from);
+  while (bytes > 0) {
+    if (used_ == kBufferBytes) {
+      read_[current_].record(*stream_);
+      current_ = (current_ + 1) % kBuffers;
+      read_[current_].wait();
+      used_ = 0;
+    }
+    const int64_t piece = std::min(bytes, kBufferBytes - used_);
+    std::byte* buffer = memory_ + static_cast<int64_t>(current_) * kBufferBytes + used_;
+    std::memcpy(buffer, source, static_cast<size_t>(piece));
+    copy_to_device(stream_->device(), target, buffer, piece, stream_->native());
+    used_ += (piece + kPieceAlignment - 1) / kPieceAlignment * kPieceAlignment;
+    target += piece;
+    source += piece;
+    bytes -= piece;
+  }
+}
+
+}  // namespace rankwise::cuda

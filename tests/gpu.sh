@@ -1,0 +1,157 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Everything that only a GPU can show, on a machine with one: builds for that GPU, compares every CUDA
+# kernel and whole training runs with the CPU, and measures. The last line is the total:
+#   N passed, N failed, N skipped
+# tests/gpu.sh [--build DIR] [--all] [--no-tests] [--sanitizer] [--no-bench] [-- CMAKE_ARGUMENT...]
+#   --build DIR   tests this build folder as it is
+#   --all         the CPU's rings as well
+#   --no-tests    no parity tests
+#   --sanitizer   kernel tests under compute-sanitizer too (memcheck, racecheck)
+#   --no-bench    no measurements; else they go to build/gpu-results
+#   -- ...        to cmake, such as -D CUDNN_FRONTEND_INCLUDE_DIR=DIR
+# shellcheck disable=SC2317  # functions are called through `phase`
+set -uo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root" || exit 1
+# shellcheck source=launch/mpi_environment.sh
+source launch/mpi_environment.sh
+logs=build/gpu-logs
+# shellcheck source=tests/support/test_report.sh
+source tests/support/test_report.sh
+export GTEST_COLOR=no
+
+usage() {
+  echo "tests/gpu.sh: $1 (--build DIR, --all, --no-tests, --sanitizer, --no-bench, -- ...)" >&2
+  exit 2
+}
+
+build=
+label='^gpu$'
+tests=true
+sanitizer=false
+bench=true
+while [[ $# -gt 0 ]]; do
+  case "$1" in
+    --build)
+      build=${2:-}
+      [[ -f "$build/CMakeCache.txt" ]] || usage "--build: '$build' is no build folder"
+      shift
+      ;;
+    --all) label=. ;;
+    --no-tests) tests=false ;;
+    --sanitizer) sanitizer=true ;;
+    --no-bench) bench=false ;;
+    --)
+      shift
+      break
+      ;;
+    *) usage "unknown option $1" ;;
+  esac
+  shift
+done
+cmake_arguments=("$@")
+
+[[ -d /usr/local/cuda/bin ]] && export PATH=$PATH:/usr/local/cuda/bin
+if ! gpu=$(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader 2>&1); then
+  echo "-- no GPU on this machine: ${gpu##*$'\n'}"
+  programs=(tests/{runtime/cuda,kernels/cuda,gpu}/*_test.cc)
+  echo "-- left out: ${#programs[@]} test programs and all measurements"
+  echo "0 passed, 0 failed, ${#programs[@]} skipped"
+  exit 0
+fi
+gpu=${gpu%%$'\n'*}
+echo "-- $gpu"
+
+gpu_programs() { # names of the programs of a configured build
+  ctest --test-dir "$build" -N -L "$label" | sed -n 's/^ *Test *#[0-9]*: //p'
+}
+
+build_here() {
+  local architecture=${gpu##*, }
+  architecture=${architecture/./}
+  # Hopper's own instructions are in the architecture with an a.
+  [[ $architecture == 90 ]] && architecture=90a
+  build=build/gpu
+  quietly "$logs/configure.log" cmake --preset cuda-release -B "$build" -D RANKWISE_BENCH=OFF \
+    -D CMAKE_CUDA_ARCHITECTURES="$architecture" "${cmake_arguments[@]}" || return 1
+  grep -E '^-- rankwise: ' "$logs/configure.log"
+  local targets=(rankwise)
+  if [[ $label == . ]]; then
+    targets=(all)
+  elif $tests || $sanitizer; then
+    mapfile -t -O 1 targets < <(gpu_programs)
+  fi
+  quietly "$logs/build.log" cmake --build "$build" -j "$(nproc)" --target "${targets[@]}"
+}
+
+# The test lists of a build made under another path name that path.
+adopt_build() {
+  local made_in
+  made_in=$(sed -n 's/^CMAKE_HOME_DIRECTORY:INTERNAL=//p' "$build/CMakeCache.txt")
+  [[ -z $made_in || $made_in == "$root" ]] ||
+    find "$build" -name CTestTestfile.cmake -exec sed -i "s#$made_in#$root#g" {} +
+}
+
+# One case per program and tool. Of library kernels, racecheck would report what they mean to do.
+sanitize() {
+  local program tool arguments
+  for program in "$build"/tests/{runtime,kernels}.cuda.*; do
+    for tool in memcheck racecheck; do
+      arguments=(--tool "$tool" --error-exitcode 86 --require-cuda-init no)
+      [[ $tool == racecheck ]] && arguments+=(--kernel-name kernel_substring=rankwise)
+      if quietly "$logs/$tool-${program##*/}.log" \
+        timeout 600 compute-sanitizer "${arguments[@]}" "$program"; then
+        passed=$((passed + 1))
+      else
+        echo "   $tool ${program##*/}: FAILED"
+        failed=$((failed + 1))
+      fi
+    done
+  done
+}
+
+results=build/gpu-results
+measure() { # measure NAME MODEL ARGUMENTS...: counts as one case
+  local name=$1 model=$2
+  shift 2
+  echo "-- bench $name"
+  if "$build/rankwise" bench "$@" --device cuda --model "tests/bench/shapes/$model.json" --rank 16 \
+    --output "$results/$name.json" | tee "$results/$name.txt"; then
+    passed=$((passed + 1))
+  else
+    echo "   bench $name: FAILED"
+    failed=$((failed + 1))
+  fi
+}
+
+measure_all() {
+  mkdir -p "$results"
+  nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,power.limit,temperature.gpu \
+    --format=csv | tee "$results/gpu.txt"
+  local quick=(--seconds 0.1) step=(--seconds 3)
+  measure operations_7b llama_7b matmul nf4 attention --batch 4 --tokens 2048 "${quick[@]}"
+  measure kernels_7b llama_7b kernels --batch 4 --tokens 2048 "${quick[@]}"
+  measure step_7b_nf4 llama_7b step --batch 4 --tokens 2048 "${step[@]}"
+  measure step_7b_bf16 llama_7b step --batch 4 --tokens 2048 --quant none "${step[@]}"
+  measure step_7b_small llama_7b step --batch 1 --tokens 2048 --recompute full "${step[@]}"
+  measure step_8b_nf4 llama3_8b step --batch 2 --tokens 4096 "${step[@]}"
+  measure step_13b_nf4 llama_13b step --batch 4 --tokens 2048 "${step[@]}"
+  measure step_65b_nf4 llama_65b step --batch 2 --tokens 2048 "${step[@]}"
+}
+
+if [[ -z $build ]]; then
+  phase "build for this GPU" build_here || finish
+else
+  phase "build folder $build" adopt_build || finish
+fi
+if $tests; then
+  begin=$SECONDS
+  echo "-- tests"
+  run_ctest "$logs/tests.log" --test-dir "$build" -L "$label" -j 4
+  echo "-- tests: $((SECONDS - begin)) s"
+fi
+if $sanitizer; then phase "compute-sanitizer" sanitize; fi
+if $bench; then phase "measurements" measure_all; fi
+finish

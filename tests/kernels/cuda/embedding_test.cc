@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/embedding.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "tests/support/device_memory.h"
+
+namespace rankwise {
+namespace {
+
+using testing::DeviceMemory;
+using testing::expect_identical;
+using testing::GuardedMemory;
+
+constexpr DType kTypes[] = {DType::kF32, DType::kBF16};
+
+struct Backends {
+  GuardedMemory memory;
+  Stream cpu;
+  Stream gpu{Device{DeviceKind::kCuda, 0}};
+  DeviceMemory device{gpu};
+
+  // As `dtype` holds it.
+  Tensor rounded(const Tensor& x, DType dtype) {
+    return device.to_host(device.copy_of(x, dtype), memory);
+  }
+};
+
+// `period` distinct ids, repeated.
+std::vector<int32_t> repeating_ids(int64_t tokens, int64_t period) {
+  std::vector<int32_t> out;
+  for (int64_t t = 0; t < tokens; ++t) out.push_back(static_cast<int32_t>(t * t % period));
+  return out;
+}
+
+TEST(EmbeddingCuda, CopiesTheRowOfEachId) {
+  RW_REQUIRE_GPU();
+  for (const int64_t width : {1, 24, 172, 173, 4096}) {
+    for (const DType from : kTypes) {
+      for (const DType to : kTypes) {
+        for (const int64_t extra : {0, 8, 3}) {
+          Backends b;
+          const Tensor table = b.memory.normal({50, width});
+          const Tensor ids = b.memory.of<int32_t>({65}, repeating_ids(65, 50));
+          const Tensor y = b.device.poisoned(to, {65, width}, extra);
+          embedding(y, b.device.copy_of(ids), b.device.copy_of(table, from, extra), b.gpu);
+          const Tensor expected = b.memory.poisoned({65, width});
+          embedding(expected, ids, b.rounded(table, from), b.cpu);
+          expect_identical(b.device.to_host(y, b.memory), b.rounded(expected, to));
+        }
+      }
+    }
+  }
+}
+
+// Bit for bit: the tokens of a row are added in the same order.
+TEST(EmbeddingCuda, BackwardAddsInTokenOrder) {
+  RW_REQUIRE_GPU();
+  for (const int64_t tokens : {1, 31, 33, 300}) {
+    for (const int64_t period : {1, 7, 97}) {
+      for (const int64_t width : {172, 173, 1032}) {
+        for (const DType dtype : kTypes) {
+          for (const int64_t extra : {0, 3}) {
+            Backends b;
+            const Tensor dtable = b.memory.normal({100, width});
+            const Tensor gpu_dtable = b.device.copy_of(dtable);
+            const Tensor dy = b.memory.normal({tokens, width}, 10.0f);
+            const Tensor ids = b.memory.of<int32_t>({tokens}, repeating_ids(tokens, period));
+            embedding_backward(gpu_dtable, b.device.copy_of(dy, dtype, extra),
+                               b.device.copy_of(ids), b.gpu);
+            embedding_backward(dtable, b.rounded(dy, dtype), ids, b.cpu);
+            expect_identical(b.device.to_host(gpu_dtable, b.memory), dtable);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(EmbeddingCuda, MeasuresTheScratchMemoryItTakes) {
+  RW_REQUIRE_GPU();
+  Backends b;
+  const Tensor dtable = b.device.copy_of(b.memory.zeros({5, 8}));
+  const Tensor dy = b.device.copy_of(b.memory.normal({70, 8}), DType::kBF16);
+  const Tensor ids = b.device.copy_of(b.memory.of<int32_t>({70}, repeating_ids(70, 5)));
+  Stream measuring(b.gpu.device(), Stream::Mode::kMeasure);
+  embedding_backward(dtable, dy, ids, measuring);
+  embedding_backward(dtable, dy, ids, b.gpu);
+  EXPECT_GT(measuring.scratch_peak_bytes(), 0u);
+  EXPECT_EQ(measuring.scratch_peak_bytes(), b.gpu.scratch_peak_bytes());
+}
+
+}  // namespace
+}  // namespace rankwise

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/swiglu.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "tests/support/device_memory.h"
+
+namespace rankwise {
+namespace {
+
+using testing::DeviceMemory;
+using testing::expect_identical;
+using testing::expect_near;
+using testing::GuardedMemory;
+
+double tolerance(DType dtype) { return dtype == DType::kF32 ? 2e-6 : 5e-3; }
+
+// The same inputs, rounded to `dtype`, on both devices.
+struct Call {
+  Call(const Shape& shape, DType type, int64_t extra) : dtype(type), extra_columns(extra) {
+    gate = input(memory.normal(shape, 4.0f));
+    up = input(memory.normal(shape));
+    dy = input(memory.normal(shape));
+    y = output(shape);
+    inner = output(shape);
+    dgate = output(shape);
+    dup = output(shape);
+  }
+  struct Pair {
+    Tensor host, gpu;
+  };
+  Pair input(const Tensor& values) {
+    const Tensor on_gpu = device.copy_of(values, dtype, extra_columns);
+    return {device.to_host(on_gpu, memory), on_gpu};
+  }
+  Pair output(const Shape& shape) {
+    return {memory.poisoned(shape), device.poisoned(dtype, shape, extra_columns)};
+  }
+  void forward() {
+    swiglu(y.host, gate.host, up.host, cpu);
+    swiglu(y.gpu, gate.gpu, up.gpu, gpu);
+    expect_same(y);
+  }
+  void backward(const Pair& to_gate, const Pair& to_up, const Pair& to_inner) {
+    swiglu_backward(to_gate.host, to_up.host, to_inner.host, dy.host, gate.host, up.host, cpu);
+    swiglu_backward(to_gate.gpu, to_up.gpu, to_inner.gpu, dy.gpu, gate.gpu, up.gpu, gpu);
+    expect_same(to_gate);
+    expect_same(to_up);
+    if (to_inner.host.defined()) expect_same(to_inner);
+  }
+  void expect_same(const Pair& x) {
+    expect_near(device.to_host(x.gpu, memory), x.host, tolerance(dtype));
+  }
+
+  DType dtype;
+  int64_t extra_columns;
+  GuardedMemory memory;
+  Stream cpu;
+  Stream gpu{Device{DeviceKind::kCuda, 0}};
+  DeviceMemory device{gpu};
+  Pair gate, up, dy, y, inner, dgate, dup;
+};
+
+TEST(SwiGluCuda, AgreesWithTheCpu) {
+  RW_REQUIRE_GPU();
+  for (const Shape& shape : {Shape{1, 1}, Shape{3, 24}, Shape{5, 172}, Shape{65, 37},
+                             Shape{130, 688}, Shape{3, 11008}}) {
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      for (const int64_t extra : {0, 8, 3}) {
+        SCOPED_TRACE(::testing::Message()
+                     << to_string(shape) << " " << name_of(dtype) << " extra " << extra);
+        Call call(shape, dtype, extra);
+        call.forward();
+        call.backward(call.dgate, call.dup, {});
+        call.backward(call.dgate, call.dup, call.inner);
+        expect_identical(call.device.to_host(call.inner.gpu, call.memory),
+                         call.device.to_host(call.y.gpu, call.memory));
+        call.backward(call.gate, call.up, call.inner);  // in place
+      }
+    }
+  }
+}
+
+TEST(SwiGluCuda, MayOverwriteItsInputs) {
+  RW_REQUIRE_GPU();
+  Call call({65, 40}, DType::kBF16, 0);
+  call.forward();
+  swiglu(call.gate.gpu, call.gate.gpu, call.up.gpu, call.gpu);
+  expect_identical(call.device.to_host(call.gate.gpu, call.memory),
+                   call.device.to_host(call.y.gpu, call.memory));
+}
+
+TEST(SwiGluCuda, SaturatesWithoutOverflow) {
+  RW_REQUIRE_GPU();
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    Call call({1, 8}, dtype, 0);
+    call.gate = call.input(
+        call.memory.of<float>({1, 8}, {-1e4f, 1e4f, -128.0f, 128.0f, -88.0f, 0.0f, -96.0f, 64.0f}));
+    call.forward();
+    call.backward(call.dgate, call.dup, call.inner);
+  }
+}
+
+}  // namespace
+}  // namespace rankwise
