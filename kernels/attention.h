@@ -25,7 +25,8 @@ void attention(const Tensor& y, const Tensor& log_sum_exp, const Tensor& q, cons
                const Tensor& v, const Tensor& query_offsets, const Tensor& key_offsets,
                const AttentionParams& params, Stream& stream);
 
-// dq, dk, dv are written, not accumulated. y and log_sum_exp are those of the forward pass.
+// dq, dk, dv are written, not accumulated. Packed documents of several lengths run fastest on CUDA
+// when a gradient has the row stride of its tensor. y and log_sum_exp are those of the forward pass.
 // Deterministic on the CPU: the result does not depend on the thread count.
 void attention_backward(const Tensor& dq, const Tensor& dk, const Tensor& dv, const Tensor& dy,
                         const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& y,

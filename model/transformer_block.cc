@@ -109,7 +109,8 @@ void TransformerBlock::attention_forward(BlockSaved& saved, ForwardContext& cont
   saved.input_inv_rms = context.allocate(DType::kF32, {tokens});
   make_attention_input(keeps_input, saved, context);
 
-  const Columns vkq = context.allocate_columns(true, vkq_group_.widths(), 0);
+  // Rows as far apart as those of their gradients, which attention may rely on.
+  const Columns vkq = context.allocate_columns(true, vkq_group_.widths(), vkq_group_.tail());
   const LinearInput input{saved.attention_input.parts[0], saved.attention_input.tail, keeps_input};
   vkq_group_.forward(vkq.parts, {}, input, context.training, saved.vkq_group, context);
   saved.v = heads_of(vkq.parts[0], key_value_heads_);
@@ -142,7 +143,8 @@ void TransformerBlock::attention_backward(const Columns& d, bool wants_input_gra
     o_group_.backward({}, d, y, saved.o_group, context, reducer);
     return;
   }
-  const Tensor dy = context.allocate_columns(false, {{heads_ * head_dim_}}, 0).parts[0];
+  const Tensor dy =
+      context.allocate_columns(false, {{heads_ * head_dim_}}, o_group_.tail()).parts[0];
   o_group_.backward(dy, d, y, saved.o_group, context, reducer);
 
   const Columns dvkq = context.allocate_columns(false, vkq_group_.widths(), vkq_group_.tail());

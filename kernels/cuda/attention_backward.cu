@@ -36,22 +36,6 @@ __global__ void delta_kernel(float* delta, Heads<const T> dy, Heads<const T> y, 
   if (threadIdx.x % 32 == 0) delta[item] = sum;
 }
 
-template <int kSide, int kDim, class T>
-__device__ void load_rows(float* tile, const Heads<const T>& x, int64_t first,
-                          const TileBlock& block, const TileProblem& problem) {
-  load_tile<kSide, kDim>(tile, first, block.rows, problem, [&](int64_t row) {
-    return x.data + block.token(row) * x.row_stride + block.head(row) * problem.dim;
-  });
-}
-
-template <int kSide, int kDim, class T>
-__device__ void load_keys(float* tile, const Heads<const T>& x, int64_t first,
-                          const TileBlock& block, const TileProblem& problem) {
-  load_tile<kSide, kDim>(tile, first, block.keys, problem, [&](int64_t key) {
-    return x.data + (block.first_key + key) * x.row_stride + block.kv_head * problem.dim;
-  });
-}
-
 // log_sum_exp and delta of a row; 0 behind the last row.
 template <class T>
 __device__ inline float2 row_sums(const BackwardOperands<T>& in, int64_t row,
@@ -64,9 +48,8 @@ __device__ inline float2 row_sums(const BackwardOperands<T>& in, int64_t row,
 }
 
 template <class T, int kDim>
-__global__ __launch_bounds__(kTileThreads, 2) void query_gradient_kernel(Heads<T> dq,
-                                                                         BackwardOperands<T> in,
-                                                                         TileProblem problem) {
+__global__ void __launch_bounds__(kTileThreads, 2)
+    query_gradient_kernel(Heads<T> dq, BackwardOperands<T> in, TileProblem problem) {
   constexpr int kRows = kRowsOf<kDim>;
   constexpr int kSide = kRows * kTileSide;
   extern __shared__ float4 shared[];
@@ -85,13 +68,8 @@ __global__ __launch_bounds__(kTileThreads, 2) void query_gradient_kernel(Heads<T
   for (int i = 0; i < kRows; ++i) of_row[i] = row_sums(in, own_row + i, block, problem);
 
   float sums[kRows][kDim / kTileSide] = {};
-  const int64_t last_row = min(first_row + kSide, block.rows) - 1;
-  const int64_t end = block.position(last_row) + 1;
-  int64_t begin = 0;
-  if (problem.window > 0) {
-    begin = max(begin, block.position(first_row) - problem.window + 1);
-  }
-  for (int64_t key = begin; key < end; key += kSide) {
+  const KeyRange seen(block, first_row, kSide, problem.window);
+  for (int64_t key = seen.begin; key < seen.end; key += kSide) {
     __syncthreads();
     load_keys<kSide, kDim>(k_tile, in.k, key, block, problem);
     load_keys<kSide, kDim>(v_tile, in.v, key, block, problem);
@@ -122,9 +100,8 @@ __global__ __launch_bounds__(kTileThreads, 2) void query_gradient_kernel(Heads<T
 }
 
 template <class T, int kDim>
-__global__ __launch_bounds__(kTileThreads, 2) void key_gradient_kernel(Heads<T> dk, Heads<T> dv,
-                                                                       BackwardOperands<T> in,
-                                                                       TileProblem problem) {
+__global__ void __launch_bounds__(kTileThreads, 2)
+    key_gradient_kernel(Heads<T> dk, Heads<T> dv, BackwardOperands<T> in, TileProblem problem) {
   constexpr int kRows = kRowsOf<kDim>;
   constexpr int kSide = kRows * kTileSide;
   extern __shared__ float4 shared[];

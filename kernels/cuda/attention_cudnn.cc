@@ -5,6 +5,7 @@
 #include <cudnn_frontend.h>
 #include <dlfcn.h>
 
+#include <array>
 #include <exception>
 #include <initializer_list>
 #include <map>
@@ -193,29 +194,33 @@ class CudnnState {
 
 size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
-// Memory of one pass: index rows of packed documents, contiguous gradients of the keys, and the
-// workspace of the plan.
+// Memory of one pass: index rows of packed documents, contiguous k, v, dk and dv, and the workspace
+// of the plan.
 struct Scratch {
   Scratch(const AttentionPlanKey& key, int64_t tokens, size_t workspace_bytes, Stream& stream) {
     const auto pitch = static_cast<size_t>(ragged_row_pitch(key));
     const size_t row_bytes = key.ragged ? kRaggedRows * pitch * sizeof(int32_t) : 0;
-    const size_t gradient_bytes =
-        has_contiguous_key_gradients(key)
-            ? aligned(static_cast<size_t>(tokens * key.kv_heads * key.dim * 2))
-            : 0;
+    const size_t copy_bytes =
+        has_contiguous_keys(key) ? aligned(static_cast<size_t>(tokens * key.kv_heads * key.dim * 2))
+                                 : 0;
     auto* base = static_cast<std::byte*>(
-        stream.scratch(aligned(row_bytes) + 2 * gradient_bytes + workspace_bytes));
+        stream.scratch(aligned(row_bytes) + copies.size() * copy_bytes + workspace_bytes));
     rows = reinterpret_cast<int32_t*>(base);
-    dk = base + aligned(row_bytes);
-    dv = dk + gradient_bytes;
-    workspace = dv + gradient_bytes;
+    workspace = base + aligned(row_bytes);
+    for (std::byte*& copy : copies) {
+      copy = workspace;
+      workspace += copy_bytes;
+    }
   }
 
   int32_t* rows;
-  std::byte* dk;
-  std::byte* dv;
+  std::array<std::byte*, 4> copies;  // k, v, dk, dv
   std::byte* workspace;
 };
+
+Tensor contiguous_like(const Tensor& x, void* memory) {
+  return Tensor(memory, x.dtype(), x.shape(), x.device());
+}
 
 Pack pack_of(std::initializer_list<std::pair<AttentionOperand, void*>> operands) {
   Pack pack;
@@ -254,9 +259,11 @@ bool cudnn_attention_backward(const AttentionPlanKey& key, const AttentionGradie
                               const AttentionOutputs& outputs, const AttentionInputs& inputs,
                               Stream& stream) {
   CudnnState& state = stream.state<CudnnState>();
-  const bool contiguous = has_contiguous_key_gradients(key);
+  const bool contiguous = has_contiguous_keys(key);
   AttentionPlanKey inner = key;
-  if (contiguous) inner.strides[kDk] = inner.strides[kDv] = key.kv_heads * key.dim;
+  if (contiguous) {
+    for (const auto operand : {kK, kV, kDk, kDv}) inner.strides[operand] = key.kv_heads * key.dim;
+  }
   Plan& plan = state.plan(inner);
   if (plan.graph == nullptr) return false;
   const Scratch scratch(key, inputs.q.dim(0), plan.workspace_bytes, stream);
@@ -267,13 +274,22 @@ bool cudnn_attention_backward(const AttentionPlanKey& key, const AttentionGradie
                        {kSumExp, outputs.log_sum_exp.raw()},
                        {kDy, outputs.dy.raw()},
                        {kDq, gradients.dq.raw()},
-                       {kDk, contiguous ? static_cast<void*>(scratch.dk) : gradients.dk.raw()},
-                       {kDv, contiguous ? static_cast<void*>(scratch.dv) : gradients.dv.raw()}});
+                       {kDk, gradients.dk.raw()},
+                       {kDv, gradients.dv.raw()}});
+  const auto& [k, v, dk, dv] = scratch.copies;
+  if (contiguous) {
+    pack.insert_or_assign(kOperands + kK, k);
+    pack.insert_or_assign(kOperands + kV, v);
+    pack.insert_or_assign(kOperands + kDk, dk);
+    pack.insert_or_assign(kOperands + kDv, dv);
+    copy_rows(contiguous_like(inputs.k, k), inputs.k, stream);
+    copy_rows(contiguous_like(inputs.v, v), inputs.v, stream);
+  }
   add_ragged_rows(pack, scratch.rows, inner, inputs.query_offsets, stream);
   if (!state.run(plan, pack, scratch.workspace)) return false;
   if (contiguous) {
-    copy_rows(gradients.dk, scratch.dk, stream);
-    copy_rows(gradients.dv, scratch.dv, stream);
+    copy_rows(gradients.dk, contiguous_like(gradients.dk, dk), stream);
+    copy_rows(gradients.dv, contiguous_like(gradients.dv, dv), stream);
   }
   return true;
 }

@@ -21,7 +21,7 @@ bool cudnn_attention_backward(const AttentionPlanKey& key, const AttentionGradie
 // The rows of attention_plan.h at `rows`, from the query offsets on the device.
 void write_ragged_rows(int32_t* rows, const AttentionPlanKey& key, const Tensor& query_offsets,
                        Stream& stream);
-// to (tokens, heads, D) = from, contiguous.
-void copy_rows(const Tensor& to, const void* from, Stream& stream);
+// to (tokens, heads, D) = from, of any row strides.
+void copy_rows(const Tensor& to, const Tensor& from, Stream& stream);
 
 }  // namespace rankwise::cuda

@@ -47,10 +47,9 @@ __device__ inline float softmax_step(float (&scores)[kRows], float& maximum, flo
 }
 
 template <class T, int kDim>
-__global__ __launch_bounds__(kTileThreads,
-                             2) void forward_kernel(Heads<T> y, float* log_sum_exp,
-                                                    Heads<const T> q, Heads<const T> k,
-                                                    Heads<const T> v, TileProblem problem) {
+__global__ void __launch_bounds__(kTileThreads, 2)
+    forward_kernel(Heads<T> y, float* log_sum_exp, Heads<const T> q, Heads<const T> k,
+                   Heads<const T> v, TileProblem problem) {
   constexpr int kRows = kRowsOf<kDim>;
   constexpr int kSide = kRows * kTileSide;
   extern __shared__ float4 shared[];
@@ -62,27 +61,15 @@ __global__ __launch_bounds__(kTileThreads,
   if (first_row >= block.rows) return;
   const int64_t own_row = first_row + threadIdx.x / kTileSide * kRows;
 
-  load_tile<kSide, kDim>(q_tile, first_row, block.rows, problem, [&](int64_t row) {
-    return q.data + block.token(row) * q.row_stride + block.head(row) * problem.dim;
-  });
-  const auto load_keys = [&](const Heads<const T>& x, int64_t first) {
-    load_tile<kSide, kDim>(kv_tile, first, block.keys, problem, [&](int64_t key) {
-      return x.data + (block.first_key + key) * x.row_stride + block.kv_head * problem.dim;
-    });
-  };
+  load_rows<kSide, kDim>(q_tile, q, first_row, block, problem);
 
   float sums[kRows][kDim / kTileSide] = {};
   float maximum[kRows], sum[kRows] = {};
   for (float& m : maximum) m = -INFINITY;
-  const int64_t last_row = min(first_row + kSide, block.rows) - 1;
-  const int64_t end = block.position(last_row) + 1;
-  int64_t begin = 0;
-  if (problem.window > 0) {
-    begin = max(begin, block.position(first_row) - problem.window + 1);
-  }
-  for (int64_t key = begin; key < end; key += kSide) {
+  const KeyRange seen(block, first_row, kSide, problem.window);
+  for (int64_t key = seen.begin; key < seen.end; key += kSide) {
     __syncthreads();
-    load_keys(k, key);
+    load_keys<kSide, kDim>(kv_tile, k, key, block, problem);
     __syncthreads();
     float p[kRows][kRows];
     multiply_tiles<kRows, kDim>(p, q_tile, kv_tile, problem.dim);
@@ -99,7 +86,7 @@ __global__ __launch_bounds__(kTileThreads,
     }
     store_weights(p_tile, p);
     __syncthreads();
-    load_keys(v, key);
+    load_keys<kSide, kDim>(kv_tile, v, key, block, problem);
     __syncthreads();
     add_weighted_rows<kRows, kDim>(sums, p_tile, kv_tile);
   }

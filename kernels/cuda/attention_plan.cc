@@ -12,6 +12,7 @@ namespace rankwise::cuda {
 namespace {
 
 constexpr int64_t kTile = 128;  // cuDNN's tile of queries and of keys, or a multiple of it
+constexpr int64_t kLargestDim = 128;
 constexpr int64_t kMiB = int64_t{1} << 20;
 // The deterministic backward pass of cuDNN stores a matrix of scores per document and head.
 constexpr int64_t kDeterministicLimit = 4096 * kMiB;
@@ -47,11 +48,13 @@ std::optional<AttentionPlanKey> key_of_inputs(const AttentionInputs& in) {
   const int64_t documents = in.query_offsets.numel() - 1;
   const int64_t tokens = in.q.dim(0);
   // As many queries as keys: so it is in each document, since none has more queries than keys.
-  if (tokens == 0 || tokens != in.k.dim(0) || in.q.dim(2) % 16 != 0) return std::nullopt;
+  const int64_t dim = in.q.dim(2);
+  if (tokens == 0 || tokens != in.k.dim(0)) return std::nullopt;
+  if (dim % 16 != 0 || dim > kLargestDim) return std::nullopt;
   AttentionPlanKey key;
   key.heads = in.q.dim(1);
   key.kv_heads = in.k.dim(1);
-  key.dim = in.q.dim(2);
+  key.dim = dim;
   key.scale = in.params.scale;
   key.window = in.params.window < in.params.longest_query ? in.params.window : 0;
   key.length = log_sum_exp_length(in);
@@ -98,6 +101,13 @@ std::optional<AttentionPlanKey> attention_plan_key(const AttentionGradients& gra
                                   {kDv, gradients.dv}})) {
     return std::nullopt;
   }
+  // cuDNN finds the rows of a gradient by the offsets of its tensor.
+  const auto differ = [&](AttentionOperand a, AttentionOperand b) {
+    return key->strides[a] != key->strides[b];
+  };
+  if (key->ragged && (differ(kDq, kQ) || differ(kDk, kK) || differ(kDv, kV) || differ(kDy, kY))) {
+    return std::nullopt;
+  }
   key->backward = true;
   key->stats = true;
   key->strides[kSumExp] = key->heads;
@@ -106,7 +116,7 @@ std::optional<AttentionPlanKey> attention_plan_key(const AttentionGradients& gra
   return key;
 }
 
-bool has_contiguous_key_gradients(const AttentionPlanKey& key) {
+bool has_contiguous_keys(const AttentionPlanKey& key) {
   const int64_t width = key.kv_heads * key.dim;
   return key.backward && key.ragged && key.kv_heads < key.heads &&
          (key.strides[kDk] > width || key.strides[kDv] > width);
@@ -127,7 +137,7 @@ size_t attention_plan_scratch(const AttentionPlanKey& key) {
   bytes +=
       key.deterministic ? score_bytes(key) : tokens * (key.ragged ? key.strides[kDq] : width) * 4;
   if (key.kv_heads < key.heads) bytes += 2 * tokens * width * (key.ragged ? 4 : 2);
-  if (has_contiguous_key_gradients(key)) bytes += 2 * tokens * key.kv_heads * key.dim * 2;
+  if (has_contiguous_keys(key)) bytes += 4 * tokens * key.kv_heads * key.dim * 2;
   return static_cast<size_t>(bytes);
 }
 

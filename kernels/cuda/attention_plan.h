@@ -41,7 +41,7 @@ struct AttentionPlanKey {
 };
 
 // Nothing when cuDNN is not asked: other types than BF16, fewer queries than keys, head dimensions
-// that are no multiple of 16, rows that are not aligned to 16 bytes, offsets beyond 32 bits.
+// that are no multiple of 16 or above 128, rows that are not aligned to 16 bytes, offsets beyond 32 bits.
 std::optional<AttentionPlanKey> attention_plan_key(const Tensor& y, const Tensor& log_sum_exp,
                                                    const AttentionInputs& inputs);
 std::optional<AttentionPlanKey> attention_plan_key(const AttentionGradients& gradients,
@@ -51,9 +51,10 @@ std::optional<AttentionPlanKey> attention_plan_key(const AttentionGradients& gra
 // Upper estimate of the scratch memory a plan asks for, when there is no device to build it on.
 size_t attention_plan_scratch(const AttentionPlanKey& key);
 
-// Whether the gradients of the keys pass through contiguous scratch memory, where cuDNN's copies of
-// them, one per query head and as wide as rows of the gradient, do not inherit its row stride.
-bool has_contiguous_key_gradients(const AttentionPlanKey& key);
+// Whether keys, values and their gradients pass through contiguous scratch memory: cuDNN keeps copies
+// of the gradients, one per query head, which would otherwise be as wide as a row of the packed q, k
+// and v.
+bool has_contiguous_keys(const AttentionPlanKey& key);
 
 // Element offsets and lengths of packed documents, as cuDNN reads them: one row of I32 per
 // AttentionOperand and one, the first, with the lengths.

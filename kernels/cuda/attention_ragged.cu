@@ -40,11 +40,13 @@ void write_ragged_rows(int32_t* rows, const AttentionPlanKey& key, const Tensor&
   check_launch("attention");
 }
 
-void copy_rows(const Tensor& to, const void* from, Stream& stream) {
-  const auto bytes = static_cast<size_t>(to.dim(1) * to.dim(2) * bits_of(to.dtype()) / 8);
-  const auto pitch = static_cast<size_t>(to.row_stride() * bits_of(to.dtype()) / 8);
-  check(cudaMemcpy2DAsync(to.raw(), pitch, from, bytes, bytes, static_cast<size_t>(to.dim(0)),
-                          cudaMemcpyDeviceToDevice, native(stream)),
+void copy_rows(const Tensor& to, const Tensor& from, Stream& stream) {
+  const auto in_bytes = [&](int64_t elements) {
+    return static_cast<size_t>(elements * bits_of(to.dtype()) / 8);
+  };
+  check(cudaMemcpy2DAsync(to.raw(), in_bytes(to.row_stride()), from.raw(),
+                          in_bytes(from.row_stride()), in_bytes(to.dim(1) * to.dim(2)),
+                          static_cast<size_t>(to.dim(0)), cudaMemcpyDeviceToDevice, native(stream)),
         "attention");
 }
 

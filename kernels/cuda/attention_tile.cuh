@@ -72,6 +72,17 @@ struct TileBlock {
   int kv_head, group;
 };
 
+// Keys that any of the rows [first_row, first_row + count) sees.
+struct KeyRange {
+  __device__ KeyRange(const TileBlock& block, int64_t first_row, int64_t count, int64_t window) {
+    end = block.position(min(first_row + count, block.rows) - 1) + 1;
+    begin = 0;
+    if (window > 0) begin = max(begin, block.position(first_row) - window + 1);
+  }
+
+  int64_t begin, end;
+};
+
 __device__ inline int64_t log_sum_exp_index(const TileProblem& problem, int64_t token, int head) {
   const int64_t length = problem.log_sum_exp_length;
   if (length == 0) return token * problem.heads + head;
@@ -125,6 +136,23 @@ __device__ void load_tile(float* tile, int64_t first, int64_t end, const TilePro
     }
     *reinterpret_cast<float4*>(tile + item * kTilePitch<kDim> + e) = x;
   }
+}
+
+// The tile of rows, or of keys, that begins at `first`.
+template <int kSide, int kDim, class T>
+__device__ void load_rows(float* tile, const Heads<const T>& x, int64_t first,
+                          const TileBlock& block, const TileProblem& problem) {
+  load_tile<kSide, kDim>(tile, first, block.rows, problem, [&](int64_t row) {
+    return x.data + block.token(row) * x.row_stride + block.head(row) * problem.dim;
+  });
+}
+
+template <int kSide, int kDim, class T>
+__device__ void load_keys(float* tile, const Heads<const T>& x, int64_t first,
+                          const TileBlock& block, const TileProblem& problem) {
+  load_tile<kSide, kDim>(tile, first, block.keys, problem, [&](int64_t key) {
+    return x.data + (block.first_key + key) * x.row_stride + block.kv_head * problem.dim;
+  });
 }
 
 // products[i][j] = <row ty * kRows + i of a, row tx + 16 j of b>.

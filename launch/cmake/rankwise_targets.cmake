@@ -53,6 +53,9 @@ function(rankwise_test file)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
   if(NOT ARG_RANKS)
     add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+    if(ARG_LABELS STREQUAL gpu)
+      set_tests_properties(${name} PROPERTIES RESOURCE_LOCK gpu)  # memory and time are measured
+    endif()
     set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
       ENVIRONMENT "${RANKWISE_TEST_ENVIRONMENT};RANKWISE_BINARY=$<TARGET_FILE:rankwise>")
   endif()

@@ -43,8 +43,8 @@ data:
 train: {{steps: 1, global_batch: 2, micro_batch: 2}}
 )",
                                                                   tiny, folder.path()));
-    const ProgramResult result =
-        run_rankwise({"evaluate", yaml, "device=cpu", "--logits", folder.file("logits.safetensors")});
+    const ProgramResult result = run_rankwise(
+        {"evaluate", yaml, "device=cpu", "--logits", folder.file("logits.safetensors")});
     ASSERT_EQ(result.exit_code, 0) << result.errors;
     const Tensor golden = load_f32(expected, "logits", arena);
     const SafetensorsFile written(folder.file("logits.safetensors"));
@@ -74,10 +74,11 @@ TEST(Stories260k, QloraOnTwoRanksLearnsToDescribeRestaurants) {
   ASSERT_EQ(eval.size(), 3u);
   EXPECT_LT(eval.back(), 2.0);
 
-  const ProgramResult text = run_rankwise(
-      {"generate", model, "--device", "cpu", "--quant", "nf4", "--adapter", folder.file("run/adapter"), "--prompt",
-       "name : The Vaults | eat type : pub | food : Italian | area : riverside\n",
-       "--max-new-tokens", "60"});
+  const ProgramResult text =
+      run_rankwise({"generate", model, "--device", "cpu", "--quant", "nf4", "--adapter",
+                    folder.file("run/adapter"), "--prompt",
+                    "name : The Vaults | eat type : pub | food : Italian | area : riverside\n",
+                    "--max-new-tokens", "60"});
   ASSERT_EQ(text.exit_code, 0) << text.errors;
   // Whichever restaurant it names, it has left the children's stories behind.
   EXPECT_NE(text.output.find("food"), std::string::npos) << text.output;

@@ -128,6 +128,7 @@ TEST(CudaAttentionPlan, KeepsUniformDocumentsDense) {
 
 TEST(CudaAttentionPlan, LeavesOtherProblemsToTheTiledKernels) {
   EXPECT_FALSE(plan_of(1024, 4, 256, 24).has_value());
+  EXPECT_FALSE(plan_of(1024, 4, 256, 256).has_value());
   EXPECT_FALSE(plan_of(1024, 4, 256, 64, DType::kF32).has_value());
 }
 

@@ -164,7 +164,7 @@ TEST(CudaAttentionPacked, LeavesNeighbouringColumnsAlone) {
   DeviceMemory device(gpu);
   AttentionTensors on_gpu = device_tensors(host, c, device);
   const Tensor vkq = device.copy_of(wide, c.dtype, 16);
-  const Tensor dvkq = device.poisoned(c.dtype, {tokens, width}, 32);
+  const Tensor dvkq = device.poisoned(c.dtype, {tokens, width}, 16);
   on_gpu.v = columns_of(vkq, 0);
   on_gpu.k = columns_of(vkq, 1);
   on_gpu.q = columns_of(vkq, 2);
