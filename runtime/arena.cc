@@ -167,13 +167,13 @@ bool Arena::Pool::take_room(int64_t bytes, Room room) {
   // Growth and empty chunks are for speed only: without them, the bytes asked for may fit.
   chunks.erase(place, chunks.end());
   fresh = Chunk(device, bytes);
-  if (fresh.valid()) {
-    chunks.push_back(std::move(fresh));
-    active = target;
-  } else if (!close && active > 0) {
-    --active;  // the empty one is gone
+  if (!fresh.valid()) {
+    if (!close && active > 0) --active;  // the empty one is gone
+    return false;
   }
-  return fresh.valid();
+  chunks.push_back(std::move(fresh));
+  active = target;
+  return true;
 }
 
 void Arena::Pool::rewind(int64_t mark) {

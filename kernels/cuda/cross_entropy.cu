@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Softmax cross-entropy on CUDA, one block per row:
-//   loss = log(sum_j e^(x_j - max)) + max - x_target, gradient_j = e^(x_j - max) / sum - [j =
-//   target]
+//   loss = log(sum_j e^(x_j - max)) + max - x_target
+//   gradient_j = e^(x_j - max) / sum - [j = target]
 // One pass finds maximum and sum together (a thread scales its sum whenever its maximum grows), a
 // second one, backwards because the end of the row is what the cache still holds, writes the
 // gradient.
@@ -103,23 +103,6 @@ struct Batch {
   Pack<T, kPack> packs[kUnroll];
 };
 
-// Result of op over the block, the same in every thread; `shared` may be reused after the return.
-template <class V, class Op>
-__device__ V block_reduce(V x, V* shared, Op op) {
-  constexpr int kWarps = kThreads / 32;
-  for (int offset = 16; offset > 0; offset /= 2) {
-    x = op(x, __shfl_xor_sync(0xffffffffu, x, offset));
-  }
-  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
-  __syncthreads();
-  x = shared[threadIdx.x % kWarps];
-  for (int offset = kWarps / 2; offset > 0; offset /= 2) {
-    x = op(x, __shfl_xor_sync(0xffffffffu, x, offset));
-  }
-  __syncthreads();
-  return x;
-}
-
 template <class T>
 __device__ RunningSoftmax softmax_of_row(const SplitRow<T>& row) {
   RunningSoftmax own;
@@ -132,15 +115,14 @@ __device__ RunningSoftmax softmax_of_row(const SplitRow<T>& row) {
       if (pack < row.packs) take(own, x.packs[i], row.column_of(pack));
     }
   }
-  __shared__ float shared_floats[kThreads / 32];
-  __shared__ int shared_columns[kThreads / 32];
+  __shared__ float shared_floats[32];
+  __shared__ int shared_columns[32];
   RunningSoftmax all;
-  all.maximum =
-      block_reduce(own.maximum, shared_floats, [](float a, float b) { return fmaxf(a, b); });
-  all.sum = block_reduce(own.sum * exponential<T>(own.maximum - all.maximum), shared_floats,
-                         [](float a, float b) { return a + b; });
-  all.column = block_reduce(own.maximum == all.maximum ? own.column : INT_MAX, shared_columns,
-                            [](int a, int b) { return min(a, b); });
+  all.maximum = block_reduce(own.maximum, all.maximum, shared_floats,
+                             [](float a, float b) { return fmaxf(a, b); });
+  all.sum = block_sum(own.sum * exponential<T>(own.maximum - all.maximum), shared_floats);
+  all.column = block_reduce(own.maximum == all.maximum ? own.column : INT_MAX, INT_MAX,
+                            shared_columns, [](int a, int b) { return min(a, b); });
   return all;
 }
 
@@ -215,10 +197,10 @@ __global__ void __launch_bounds__(kThreads, 2)
   if (write_gradient) write_gradient_row(row, softmax, target);
 }
 
-// One block: every thread adds its rows in order, then the threads are added pairwise.
+// One block: every thread adds its rows in order.
 __global__ void __launch_bounds__(kThreads)
     add_rows(double* sums, const RowResult* __restrict__ results, int64_t rows) {
-  __shared__ double shared[3][kThreads];
+  __shared__ double shared[32];
   double loss = 0.0, count = 0.0, hits = 0.0;
   for (int64_t t = threadIdx.x; t < rows; t += kThreads) {
     const RowResult r = results[t];
@@ -227,16 +209,13 @@ __global__ void __launch_bounds__(kThreads)
     count += 1.0;
     hits += r.hit;
   }
-  shared[0][threadIdx.x] = loss;
-  shared[1][threadIdx.x] = count;
-  shared[2][threadIdx.x] = hits;
-  for (int offset = kThreads / 2; offset > 0; offset /= 2) {
-    __syncthreads();
-    if (threadIdx.x >= offset) continue;
-    for (auto& column : shared) column[threadIdx.x] += column[threadIdx.x + offset];
-  }
+  loss = block_sum(loss, shared);
+  count = block_sum(count, shared);
+  hits = block_sum(hits, shared);
   if (threadIdx.x != 0) return;
-  for (int i = 0; i < 3; ++i) sums[i] += shared[i][0];
+  sums[0] += loss;
+  sums[1] += count;
+  sums[2] += hits;
 }
 
 }  // namespace

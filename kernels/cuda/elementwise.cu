@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "kernels/cuda/elementwise.h"
-#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/philox.cuh"
+#include "kernels/cuda/rows.cuh"
 
 namespace rankwise::cuda {
 namespace {
@@ -16,7 +16,7 @@ struct Extent {
   int64_t rows, width, y_stride, x_stride;
 };
 
-Extent rows_of(const Tensor& y, const Tensor& x) {
+Extent extent_of_rows(const Tensor& y, const Tensor& x) {
   RW_ASSERT(x.rank() >= 2 && y.rank() >= 2 && x.dim(0) == y.dim(0), "y {}, x {}",
             to_string(y.shape()), to_string(x.shape()));
   return {y.dim(0), y.numel() / std::max<int64_t>(1, y.dim(0)), y.row_stride(), x.row_stride()};
@@ -25,7 +25,7 @@ Extent rows_of(const Tensor& y, const Tensor& x) {
 // Contiguous tensors are one long row.
 Extent extent_of(const Tensor& y, const Tensor& x) {
   if (y.is_contiguous() && x.is_contiguous()) return {1, y.numel(), 0, 0};
-  return rows_of(y, x);
+  return extent_of_rows(y, x);
 }
 
 __device__ int64_t quotient(int64_t a, int64_t b) {
@@ -50,8 +50,8 @@ __global__ void __launch_bounds__(kThreads)
     row[k] = extent.rows == 1 ? 0 : quotient(pack, packs_per_row);
     column[k] = (pack - row[k] * packs_per_row) * N;
     if (row[k] >= extent.rows || column[k] + N > extent.width) continue;
-    ys[k] = *reinterpret_cast<const Pack<Y, N>*>(y + row[k] * extent.y_stride + column[k]);
-    xs[k] = *reinterpret_cast<const Pack<X, N>*>(x + row[k] * extent.x_stride + column[k]);
+    ys[k] = load_pack<N>(y + row[k] * extent.y_stride + column[k]);
+    xs[k] = load_pack<N>(x + row[k] * extent.x_stride + column[k]);
   }
 #pragma unroll
   for (int k = 0; k < kPacksPerThread; ++k) {
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kThreads)
     Y* to = y + row[k] * extent.y_stride;
     if (column[k] + N <= extent.width) {
       f(ys[k], xs[k], row[k], column[k]);
-      *reinterpret_cast<Pack<Y, N>*>(to + column[k]) = ys[k];
+      store_pack(to + column[k], ys[k]);
       continue;
     }
 #pragma unroll 1
@@ -71,25 +71,18 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <int N, class Y, class X, class F>
-void launch_packs(Y* y, const X* x, const Extent& extent, const F& f, Stream& stream) {
-  const int64_t packs_per_row = ceil_div(extent.width, N);
-  const int64_t blocks = ceil_div(extent.rows * packs_per_row, kThreads * kPacksPerThread);
-  transform<N><<<static_cast<unsigned>(blocks), kThreads, 0, native(stream)>>>(y, x, extent,
-                                                                               packs_per_row, f);
-}
-
 template <class Y, class X, class F>
 void launch(const char* op, Y* y, const X* x, const Extent& extent, const F& f, Stream& stream) {
   if (extent.rows * extent.width == 0) return;
   constexpr int kPack = std::min(kPackSize<Y>, kPackSize<X>);
   const bool aligned = is_aligned(y, kPack * sizeof(Y)) && is_aligned(x, kPack * sizeof(X)) &&
                        extent.y_stride % kPack == 0 && extent.x_stride % kPack == 0;
-  if (aligned) {
-    launch_packs<kPack>(y, x, extent, f, stream);
-  } else {
-    launch_packs<1>(y, x, extent, f, stream);
-  }
+  with_pack<kPack>(aligned, [&]<int N>(Constant<N>) {
+    const int64_t packs_per_row = ceil_div(extent.width, N);
+    const int64_t blocks = ceil_div(extent.rows * packs_per_row, kThreads * kPacksPerThread);
+    transform<N><<<static_cast<unsigned>(blocks), kThreads, 0, native(stream)>>>(y, x, extent,
+                                                                                 packs_per_row, f);
+  });
   check_launch(op);
 }
 
@@ -97,19 +90,16 @@ void launch(const char* op, Y* y, const X* x, const Extent& extent, const F& f, 
 template <class F>
 void launch_unary(const char* op, const Tensor& y, const Extent& extent, const F& f,
                   Stream& stream) {
-  for_element_type(y.dtype(), [&](auto* type) {
-    auto* to = static_cast<decltype(type)>(y.raw());
-    launch(op, to, to, extent, f, stream);
-  });
+  for_element_type(
+      y.dtype(), [&]<class Y>(Y*) { launch(op, address<Y>(y), address<Y>(y), extent, f, stream); });
 }
 
 // Two operands, each F32 or BF16.
 template <class F>
 void launch_binary(const char* op, const Tensor& y, const Tensor& x, const F& f, Stream& stream) {
-  for_element_type(y.dtype(), [&](auto* y_type) {
-    for_element_type(x.dtype(), [&](auto* x_type) {
-      launch(op, static_cast<decltype(y_type)>(y.raw()), static_cast<decltype(x_type)>(x.raw()),
-             extent_of(y, x), f, stream);
+  for_element_type(y.dtype(), [&]<class Y>(Y*) {
+    for_element_type(x.dtype(), [&]<class X>(X*) {
+      launch(op, address<Y>(y), address<X>(x), extent_of(y, x), f, stream);
     });
   });
 }
@@ -276,7 +266,7 @@ void scale(const Tensor& x, float factor, Stream& stream) {
 }
 
 void add_bias(const Tensor& y, const Tensor& bias, Stream& stream) {
-  launch_unary("add_bias", y, rows_of(y, y), AddBias{bias.data<float>()}, stream);
+  launch_unary("add_bias", y, extent_of_rows(y, y), AddBias{bias.data<float>()}, stream);
 }
 
 void dropout(const Tensor& y, const Tensor& x, float p, const Rng& rng, uint64_t first_index,

@@ -26,5 +26,7 @@ void fill_random_bytes(const Tensor& x, const Rng& rng, Stream& stream);
 // reductions.cu: with scratch memory.
 void bias_backward(const Tensor& dbias, const Tensor& dy, Stream& stream);
 void sum_of_squares(const Tensor& sum, std::span<const Tensor> xs, Stream& stream);
+// out (width) += the rows of partial (chunks, width), in their order; without scratch memory.
+void add_chunks(float* out, const float* partial, int64_t chunks, int64_t width, Stream& stream);
 
 }  // namespace rankwise::cuda

@@ -7,32 +7,18 @@
 namespace rankwise::cuda {
 namespace {
 
-constexpr int kThreads = 128;
-
-// Block b handles tile b % tiles of the packs of token b / tiles.
-struct Tile {
-  int64_t token;
-  int64_t column;
-  bool inside;
-};
-
-template <int N>
-__device__ Tile tile_of_thread(int packs) {
-  const int tiles = (packs + kThreads - 1) / kThreads;
-  const int pack = static_cast<int>(blockIdx.x % tiles) * kThreads + threadIdx.x;
-  return {int64_t{blockIdx.x / tiles}, int64_t{pack} * N, pack < packs};
-}
+constexpr int kPack = 4;
 
 template <class Y, class W, int N>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kTilePacks)
     copy_rows(Rows<Y> y, const int32_t* ids, Rows<const W> table, int packs) {
   const Tile tile = tile_of_thread<N>(packs);
   if (!tile.inside) return;
-  const Pack<W, N> from = load_pack<N>(table[ids[tile.token]] + tile.column);
+  const Pack<W, N> from = load_pack<N>(table[ids[tile.row]] + tile.column);
   Pack<Y, N> to;
 #pragma unroll
   for (int k = 0; k < N; ++k) to.v[k] = from_float<Y>(to_float(from.v[k]));
-  store_pack(y[tile.token] + tile.column, to);
+  store_pack(y[tile.row] + tile.column, to);
 }
 
 struct ChainLink {
@@ -41,9 +27,9 @@ struct ChainLink {
 };
 
 // One warp per token; both searches end at the nearest hit.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kTilePacks)
     link_tokens(ChainLink* links, const int32_t* __restrict__ ids, int tokens) {
-  const int t = static_cast<int>((int64_t{blockIdx.x} * kThreads + threadIdx.x) / 32);
+  const int t = static_cast<int>((int64_t{blockIdx.x} * kTilePacks + threadIdx.x) / 32);
   const int lane = threadIdx.x % 32;
   if (t >= tokens) return;
   const int32_t id = ids[t];
@@ -62,14 +48,14 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T, int N>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kTilePacks)
     add_chains(Rows<float> dtable, Rows<const T> dy, const int32_t* ids,
                const ChainLink* __restrict__ links, int packs) {
   const Tile tile = tile_of_thread<N>(packs);
-  if (!tile.inside || links[tile.token].first == 0) return;
-  float* const row = dtable[ids[tile.token]] + tile.column;
+  if (!tile.inside || links[tile.row].first == 0) return;
+  float* const row = dtable[ids[tile.row]] + tile.column;
   Pack<float, N> sum = load_pack<N>(row);
-  for (int64_t t = tile.token; t >= 0; t = links[t].next) {
+  for (int64_t t = tile.row; t >= 0; t = links[t].next) {
     const Pack<T, N> gradient = load_pack<N>(dy[t] + tile.column);
 #pragma unroll
     for (int k = 0; k < N; ++k) sum.v[k] += to_float(gradient.v[k]);
@@ -77,32 +63,18 @@ __global__ void __launch_bounds__(kThreads)
   store_pack(row, sum);
 }
 
-// Calls f with the constant N (4 where all rows allow it, else 1), the packs of a row, and the
-// blocks.
-template <class F>
-void with_tiles(const Tensor& a, const Tensor& b, F&& f) {
-  const auto with_pack = [&]<int N>(std::integral_constant<int, N> pack) {
-    const int64_t packs = a.dim(1) / N;
-    f(pack, static_cast<int>(packs), ceil_div(packs, kThreads));
-  };
-  if (fits_packs(a, a.dim(1), 4) && fits_packs(b, b.dim(1), 4)) {
-    with_pack(std::integral_constant<int, 4>{});
-  } else {
-    with_pack(std::integral_constant<int, 1>{});
-  }
-}
-
 }  // namespace
 
 void embedding(const Tensor& y, const Tensor& ids, const Tensor& table, Stream& stream) {
   if (y.numel() == 0) return;
+  const int64_t width = y.dim(1);
   for_element_type(y.dtype(), [&]<class Y>(Y*) {
     for_element_type(table.dtype(), [&]<class W>(W*) {
-      with_tiles(y, table, [&]<int N>(std::integral_constant<int, N>, int packs, int64_t tiles) {
-        copy_rows<Y, W, N>
-            <<<static_cast<unsigned>(ids.numel() * tiles), kThreads, 0, native(stream)>>>(
-                rows_of<Y>(y), address<int32_t>(ids), rows_of<const W>(table), packs);
-      });
+      with_tiles<kPack>(fit_packs(width, kPack, y, table), ids.numel(), width,
+                        [&]<int N>(Constant<N>, int packs, unsigned blocks) {
+                          copy_rows<Y, W, N><<<blocks, kTilePacks, 0, native(stream)>>>(
+                              rows_of<Y>(y), address<int32_t>(ids), rows_of<const W>(table), packs);
+                        });
     });
   });
   check_launch("embedding");
@@ -110,18 +82,20 @@ void embedding(const Tensor& y, const Tensor& ids, const Tensor& table, Stream& 
 
 void embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& ids, Stream& stream) {
   if (dy.numel() == 0) return;
-  const int64_t tokens = ids.numel();
+  const int64_t tokens = ids.numel(), width = dy.dim(1);
   auto* links =
       static_cast<ChainLink*>(stream.scratch(static_cast<size_t>(tokens) * sizeof(ChainLink)));
   if (stream.measuring()) return;
-  link_tokens<<<static_cast<unsigned>(ceil_div(tokens * 32, kThreads)), kThreads, 0,
+  link_tokens<<<static_cast<unsigned>(ceil_div(tokens * 32, kTilePacks)), kTilePacks, 0,
                 native(stream)>>>(links, address<int32_t>(ids), static_cast<int>(tokens));
   check_launch("embedding_backward");
   for_element_type(dy.dtype(), [&]<class T>(T*) {
-    with_tiles(dtable, dy, [&]<int N>(std::integral_constant<int, N>, int packs, int64_t tiles) {
-      add_chains<T, N><<<static_cast<unsigned>(tokens * tiles), kThreads, 0, native(stream)>>>(
-          rows_of<float>(dtable), rows_of<const T>(dy), address<int32_t>(ids), links, packs);
-    });
+    with_tiles<kPack>(fit_packs(width, kPack, dtable, dy), tokens, width,
+                      [&]<int N>(Constant<N>, int packs, unsigned blocks) {
+                        add_chains<T, N><<<blocks, kTilePacks, 0, native(stream)>>>(
+                            rows_of<float>(dtable), rows_of<const T>(dy), address<int32_t>(ids),
+                            links, packs);
+                      });
   });
   check_launch("embedding_backward");
 }

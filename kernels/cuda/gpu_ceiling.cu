@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <deque>
+#include <memory>
 #include <vector>
 
+#include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/gpu_ceiling.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/matmul.h"
-#include "kernels/elementwise.h"
 #include "runtime/arena.h"
 #include "runtime/event.h"
 
@@ -41,8 +42,8 @@ double product_tflops(DType dtype, int64_t n, int runs, Stream& stream) {
   const Tensor a = arena.allocate("ceiling", dtype, {n, n});
   const Tensor b = arena.allocate("ceiling", dtype, {n, n});
   const Tensor c = arena.allocate("ceiling", dtype, {n, n});
-  fill_normal(a, 0.0f, 1.0f, Rng(1, "ceiling.a"), stream);
-  fill_normal(b, 0.0f, 1.0f, Rng(1, "ceiling.b"), stream);
+  cuda::fill_normal(a, 0.0f, 1.0f, Rng(1, "ceiling.a"), stream);
+  cuda::fill_normal(b, 0.0f, 1.0f, Rng(1, "ceiling.b"), stream);
   const double seconds =
       median_seconds(stream, runs, [&] { cuda::matmul(c, a, b, {.transpose_b = true}, stream); });
   const auto size = static_cast<double>(n);
@@ -53,37 +54,20 @@ double copy_tb_per_s(Stream& stream) {
   Arena arena(stream.device());
   const Tensor from = arena.allocate("ceiling", DType::kU8, {kCopyBytes});
   const Tensor to = arena.allocate("ceiling", DType::kU8, {kCopyBytes});
-  fill_random_bytes(from, Rng(1, "ceiling.copy"), stream);
-  const double seconds = median_seconds(stream, 20, [&] {
-    check(
-        cudaMemcpyAsync(to.raw(), from.raw(), kCopyBytes, cudaMemcpyDeviceToDevice, native(stream)),
-        "copy");
-  });
+  cuda::fill_random_bytes(from, Rng(1, "ceiling.copy"), stream);
+  const double seconds = median_seconds(stream, 20, [&] { cuda::copy(to, from, stream); });
   return 2.0 * static_cast<double>(kCopyBytes) / seconds / 1e12;
 }
-
-class PinnedMemory {
- public:
-  explicit PinnedMemory(int64_t bytes) {
-    check(cudaMallocHost(&data_, static_cast<size_t>(bytes)), "cudaMallocHost");
-  }
-  ~PinnedMemory() { cudaFreeHost(data_); }
-  PinnedMemory(const PinnedMemory&) = delete;
-  PinnedMemory& operator=(const PinnedMemory&) = delete;
-  void* data() const { return data_; }
-
- private:
-  void* data_ = nullptr;
-};
 
 double host_copy_gb_per_s(Stream& stream) {
   Arena arena(stream.device());
   const Tensor to = arena.allocate("ceiling", DType::kU8, {kHostBytes});
-  const PinnedMemory from(kHostBytes);
+  void* from = nullptr;
+  check(cudaMallocHost(&from, kHostBytes), "cudaMallocHost");
+  const std::unique_ptr<void, cudaError_t (*)(void*)> owner(from, cudaFreeHost);
   const double seconds = median_seconds(stream, 10, [&] {
-    check(
-        cudaMemcpyAsync(to.raw(), from.data(), kHostBytes, cudaMemcpyHostToDevice, native(stream)),
-        "copy");
+    check(cudaMemcpyAsync(to.raw(), from, kHostBytes, cudaMemcpyHostToDevice, native(stream)),
+          "copy");
   });
   return static_cast<double>(kHostBytes) / seconds / 1e9;
 }

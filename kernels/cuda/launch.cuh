@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every CUDA kernel file needs: error checks, element access in fp32, block sums.
+// What every CUDA kernel file needs: error checks, element access in fp32, sums over blocks.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -61,18 +61,29 @@ __device__ inline float warp_sum(float x) {
   return x;
 }
 
-// Sum over a block of at most 1024 threads, a multiple of 32, the same in every thread; the order is
-// fixed. `shared` holds 32 floats and may be reused after the return.
-__device__ inline float block_sum(float x, float* shared) {
-  x = warp_sum(x);
-  const int warp = threadIdx.x / 32;
+// Result of the commutative op over a block of at most 1024 threads, a multiple of 32, the same in
+// every thread; the order is fixed. op(x, neutral) is x. `shared` holds 32 values and may be reused
+// after the return.
+template <class V, class Op>
+__device__ V block_reduce(V x, V neutral, V* shared, Op op) {
   const int lane = threadIdx.x % 32;
-  if (lane == 0) shared[warp] = x;
+  const auto over_warp = [&] {
+    for (int offset = 16; offset > 0; offset /= 2) {
+      x = op(x, __shfl_xor_sync(0xffffffffu, x, offset));
+    }
+  };
+  over_warp();
+  if (lane == 0) shared[threadIdx.x / 32] = x;
   __syncthreads();
-  const int warps = (blockDim.x + 31) / 32;
-  x = warp_sum(lane < warps ? shared[lane] : 0.0f);
+  x = lane < blockDim.x / 32 ? shared[lane] : neutral;
+  over_warp();
   __syncthreads();
   return x;
+}
+
+template <class V>
+__device__ V block_sum(V x, V* shared) {
+  return block_reduce(x, V{0}, shared, [](V a, V b) { return a + b; });
 }
 
 // Calls f with a null pointer of the element type of an activation: float or bf16.

@@ -8,17 +8,23 @@ namespace {
 
 constexpr int kThreads = 256;
 
+// Of the layers: the matrices A and B, or their gradients.
 struct Terms {
-  const float* a[kMaxLayers] = {};
-  const float* b[kMaxLayers] = {};
-  float scale[kMaxLayers] = {};
-};
-
-struct Gradients {
   float* a[kMaxLayers] = {};
   float* b[kMaxLayers] = {};
   float scale[kMaxLayers] = {};
 };
+
+Terms terms_of(std::span<const LowRankLinear> layers) {
+  Terms terms;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    if (layers[i].rank() == 0) continue;
+    terms.a[i] = layers[i].a.data<float>();
+    terms.b[i] = layers[i].b.data<float>();
+    terms.scale[i] = layers[i].scale;
+  }
+  return terms;
+}
 
 // The layer whose rows [begin[l], begin[l + 1]) contain `row`.
 __device__ int layer_at(const int64_t* begin, int64_t row) {
@@ -57,8 +63,7 @@ __global__ void __launch_bounds__(kThreads)
 // dA_l[r][c] += a_sums[rank_begin[l] + r][c]; dB_l[o][r] += s_l * b_sums[out_begin[l] + o][...].
 // Of b_sums (out, rank) only the blocks of one layer each are used. Threads as above.
 __global__ void __launch_bounds__(kThreads)
-    add_gradients_kernel(const float* a_sums, const float* b_sums, Group group,
-                         Gradients gradients) {
+    add_gradients_kernel(const float* a_sums, const float* b_sums, Group group, Terms gradients) {
   int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int64_t a_elements = group.rank * group.in;
   if (i < a_elements) {
@@ -99,17 +104,9 @@ Group group_of(std::span<const LowRankLinear> layers) {
 void expand_terms(const Tensor& matrix, const Group& group, std::span<const LowRankLinear> layers,
                   Stream& stream) {
   if (group.rank == 0) return;
-  Terms terms;
-  for (size_t i = 0; i < layers.size(); ++i) {
-    if (layers[i].rank() == 0) continue;
-    terms.a[i] = layers[i].a.data<float>();
-    terms.b[i] = layers[i].b.data<float>();
-    terms.scale[i] = layers[i].scale;
-  }
-  for_element_type(matrix.dtype(), [&](auto* element) {
-    using T = std::remove_pointer_t<decltype(element)>;
+  for_element_type(matrix.dtype(), [&]<class T>(T*) {
     expand_terms_kernel<T><<<blocks_for_terms(group), kThreads, 0, native(stream)>>>(
-        address<T>(matrix), matrix.row_stride(), group, terms);
+        address<T>(matrix), matrix.row_stride(), group, terms_of(layers));
   });
   check_launch("low_rank_linear");
 }
@@ -125,12 +122,11 @@ void expand_weights(const Tensor& matrix, const Group& group, std::span<const Lo
 void add_gradients(std::span<const Tensor> das, std::span<const Tensor> dbs, const Tensor& a_sums,
                    const Tensor& b_sums, const Group& group, std::span<const LowRankLinear> layers,
                    Stream& stream) {
-  Gradients gradients;
+  Terms gradients = terms_of(layers);
   for (size_t i = 0; i < layers.size(); ++i) {
     if (layers[i].rank() == 0) continue;
     gradients.a[i] = das[i].data<float>();
     gradients.b[i] = dbs[i].data<float>();
-    gradients.scale[i] = layers[i].scale;
   }
   add_gradients_kernel<<<blocks_for_terms(group), kThreads, 0, native(stream)>>>(
       a_sums.data<float>(), b_sums.data<float>(), group, gradients);

@@ -86,11 +86,8 @@ void launch(const MatmulCall& call, Stream& stream) {
 }  // namespace
 
 void tiled_matmul(const MatmulCall& call, Stream& stream) {
-  for_element_type(call.input, [&](auto* input) {
-    for_element_type(call.output, [&](auto* output) {
-      launch<std::remove_pointer_t<decltype(input)>, std::remove_pointer_t<decltype(output)>>(
-          call, stream);
-    });
+  for_element_type(call.input, [&]<class In>(In*) {
+    for_element_type(call.output, [&]<class Out>(Out*) { launch<In, Out>(call, stream); });
   });
 }
 

@@ -15,7 +15,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int kNestedBlock = static_cast<int>(QuantizedTensor::kNestedBlock);
-constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr uint8_t kTwoZeros = 0x77;  // code 7 is the value 0, in both nibbles
 
 struct Thresholds {
@@ -44,7 +43,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t i = lane; i < count; i += 32) {
     largest = max(largest, __float_as_uint(x[i]) & 0x7fffffffu);
   }
-  const float absmax = __uint_as_float(__reduce_max_sync(kAllLanes, largest));
+  const float absmax = __uint_as_float(__reduce_max_sync(0xffffffffu, largest));
   const bool vanishes = absmax < FLT_MIN;  // has no finite reciprocal
   if (lane == 0) scales[block] = vanishes ? 0.0f : absmax;
   const float inverse = __frcp_rn(absmax);
@@ -79,16 +78,12 @@ __device__ int nearest_entry(const float* map, float x) {
 __global__ void __launch_bounds__(kNestedBlock)
     encode_scales(uint8_t* codes, float* nested_absmax, const float* scales, const float* map,
                   float offset, int64_t blocks) {
-  __shared__ unsigned of_warp[kNestedBlock / 32];
+  __shared__ unsigned shared[32];
   const int64_t block = int64_t{blockIdx.x} * kNestedBlock + threadIdx.x;
   const float residual = block < blocks ? __fsub_rn(scales[block], offset) : 0.0f;
   const unsigned magnitude = isnan(residual) ? 0u : __float_as_uint(fabsf(residual));
-  const unsigned warp_largest = __reduce_max_sync(kAllLanes, magnitude);
-  if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = warp_largest;
-  __syncthreads();
-  unsigned bits = 0;
-  for (const unsigned value : of_warp) bits = max(bits, value);
-  const float largest = __uint_as_float(bits);
+  const float largest = __uint_as_float(
+      block_reduce(magnitude, 0u, shared, [](unsigned a, unsigned b) { return max(a, b); }));
   if (threadIdx.x == 0) nested_absmax[blockIdx.x] = largest;
   if (block >= blocks) return;
   const float inverse = largest < FLT_MIN ? 0.0f : __frcp_rn(largest);

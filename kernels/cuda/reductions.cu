@@ -2,10 +2,9 @@
 // dbias[c] += sum_t dy[t, c] and sum += sum_i x[i]^2: partial sums of fixed chunks, then their sum
 // in chunk order, so that results repeat bit by bit.
 #include <algorithm>
-#include <type_traits>
 
 #include "kernels/cuda/elementwise.h"
-#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/tensor_list.cuh"
 
 namespace rankwise::cuda {
@@ -18,7 +17,7 @@ constexpr int kWarps = kThreads / 32;
 // the rows.
 template <int N, class T>
 __global__ void __launch_bounds__(kThreads)
-    sum_chunk_rows(float* partial, const T* dy, int64_t rows, int64_t width, int64_t row_stride,
+    sum_chunk_rows(float* partial, Rows<const T> dy, int64_t rows, int64_t width,
                    int64_t rows_per_chunk) {
   __shared__ float of_warp[kWarps][32 * N];
   const int lane = threadIdx.x % 32;
@@ -31,7 +30,7 @@ __global__ void __launch_bounds__(kThreads)
   if (column + N <= width) {
 #pragma unroll 4
     for (int64_t row = begin + warp; row < end; row += kWarps) {
-      const auto pack = *reinterpret_cast<const Pack<T, N>*>(dy + row * row_stride + column);
+      const Pack<T, N> pack = load_pack<N>(dy[row] + column);
 #pragma unroll
       for (int i = 0; i < N; ++i) sum[i] += to_float(pack.v[i]);
     }
@@ -39,7 +38,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int64_t row = begin + warp; row < end; row += kWarps) {
 #pragma unroll
       for (int i = 0; i < N; ++i) {
-        if (column + i < width) sum[i] += to_float(dy[row * row_stride + column + i]);
+        if (column + i < width) sum[i] += to_float(dy[row][column + i]);
       }
     }
   }
@@ -54,22 +53,14 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreads)
-    add_chunks(float* out, const float* partial, int64_t chunks, int64_t width) {
+    add_chunks_kernel(float* out, const float* __restrict__ partial, int64_t chunks,
+                      int64_t width) {
   const int64_t column = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (column >= width) return;
   float sum = out[column];
+#pragma unroll 8
   for (int64_t chunk = 0; chunk < chunks; ++chunk) sum += partial[chunk * width + column];
   out[column] = sum;
-}
-
-template <int N, class T>
-void launch_sum_chunk_rows(float* partial, const Tensor& dy, int64_t chunks, int64_t rows_per_chunk,
-                           Stream& stream) {
-  const dim3 grid(static_cast<unsigned>(ceil_div(dy.dim(1), 32 * N)),
-                  static_cast<unsigned>(chunks));
-  sum_chunk_rows<N><<<grid, kThreads, 0, native(stream)>>>(
-      partial, address<const T>(dy), dy.dim(0), dy.dim(1), dy.row_stride(), rows_per_chunk);
-  check_launch("bias_backward");
 }
 
 struct Values {
@@ -78,18 +69,6 @@ struct Values {
 };
 constexpr int kSquaresPerBlock = 16384;
 using SquareList = TensorList<Values, 128, kSquaresPerBlock>;
-
-// Sum over a block, in thread 0; the order is fixed. `shared` holds 32 numbers.
-__device__ double block_sum(double x, double* shared) {
-  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_down_sync(0xffffffffu, x, offset);
-  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
-  __syncthreads();
-  double sum = 0.0;
-  if (threadIdx.x == 0) {
-    for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) sum += shared[warp];
-  }
-  return sum;
-}
 
 __device__ double square(float x) { return static_cast<double>(x) * static_cast<double>(x); }
 
@@ -133,17 +112,23 @@ void bias_backward(const Tensor& dbias, const Tensor& dy, Stream& stream) {
   auto* partial =
       static_cast<float*>(stream.scratch(static_cast<size_t>(chunks * width) * sizeof(float)));
   if (stream.measuring() || dy.numel() == 0) return;
-  for_element_type(dy.dtype(), [&](auto* type) {
-    using T = std::remove_pointer_t<decltype(type)>;
-    if (is_aligned(dy.raw(), 16) && dy.row_stride() % kPackSize<T> == 0) {
-      launch_sum_chunk_rows<kPackSize<T>, T>(partial, dy, chunks, rows_per_chunk, stream);
-    } else {
-      launch_sum_chunk_rows<1, T>(partial, dy, chunks, rows_per_chunk, stream);
-    }
+  for_element_type(dy.dtype(), [&]<class T>(T*) {
+    const bool aligned = is_aligned(dy.raw(), 16) && dy.row_stride() % kPackSize<T> == 0;
+    with_pack<kPackSize<T>>(aligned, [&]<int N>(Constant<N>) {
+      const dim3 grid(static_cast<unsigned>(ceil_div(width, 32 * N)),
+                      static_cast<unsigned>(chunks));
+      sum_chunk_rows<N, T><<<grid, kThreads, 0, native(stream)>>>(partial, rows_of<const T>(dy),
+                                                                  dy.dim(0), width, rows_per_chunk);
+    });
   });
-  add_chunks<<<static_cast<unsigned>(ceil_div(width, kThreads)), kThreads, 0, native(stream)>>>(
-      dbias.data<float>(), partial, chunks, width);
   check_launch("bias_backward");
+  add_chunks(dbias.data<float>(), partial, chunks, width, stream);
+}
+
+void add_chunks(float* out, const float* partial, int64_t chunks, int64_t width, Stream& stream) {
+  add_chunks_kernel<<<static_cast<unsigned>(ceil_div(width, kThreads)), kThreads, 0,
+                      native(stream)>>>(out, partial, chunks, width);
+  check_launch("add_chunks");
 }
 
 void sum_of_squares(const Tensor& sum, std::span<const Tensor> xs, Stream& stream) {

@@ -7,6 +7,7 @@
 // cache from row to row.
 #include <algorithm>
 
+#include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/rms_norm.h"
 #include "kernels/cuda/rows.cuh"
 
@@ -155,16 +156,6 @@ __global__ void weight_gradient_chunk(float* partial, Rows<const T> dy, Rows<con
   partial[chunk * width + c] = sum;
 }
 
-__global__ void add_chunks(float* dweight, const float* __restrict__ partial, int64_t chunks,
-                           int width) {
-  const int c = blockIdx.x * kColumnThreads + threadIdx.x;
-  if (c >= width) return;
-  float sum = dweight[c];
-#pragma unroll 8
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) sum += partial[chunk * width + c];
-  dweight[c] = sum;
-}
-
 template <class T>
 void add_weight_gradient(const Tensor& dweight, float* partial, const Tensor& dy, const Tensor& x,
                          const Tensor& inv_rms, Stream& stream) {
@@ -175,59 +166,44 @@ void add_weight_gradient(const Tensor& dweight, float* partial, const Tensor& dy
                           native(stream)>>>(partial, rows_of<const T>(dy), rows_of<const T>(x),
                                             address<float>(inv_rms), x.dim(0), chunks.size, width);
   check_launch("rms_norm_backward");
-  add_chunks<<<tiles, kColumnThreads, 0, native(stream)>>>(address<float>(dweight), partial,
-                                                           chunks.count, width);
-  check_launch("rms_norm_backward");
+  add_chunks(address<float>(dweight), partial, chunks.count, width, stream);
 }
 
 template <int N, int P, class F>
 bool try_row_plan(int64_t packs, F&& f) {
   if (P > 0 && packs > P * kMaxThreads<N, P>) return false;
   const int64_t warps = P > 0 ? ceil_div(packs, P * 32) : kMaxThreads<N, P> / 32;
-  f(std::integral_constant<int, N>{}, std::integral_constant<int, P>{},
-    static_cast<int>(32 * warps));
+  f(Constant<N>{}, Constant<P>{}, static_cast<int>(32 * warps));
   return true;
 }
 
-// Calls f with the constants N and P for rows of this width and the threads of a block; `packed`
-// says that packs of 16 bytes are possible.
-template <class T, class F>
-void with_row_plan(int64_t width, bool packed, F&& f) {
-  const auto with_pack = [&]<int N>(std::integral_constant<int, N>) {
+// Calls f with the constants N and P for these activations and the threads of a block. A pack of
+// weights is as many elements as one of activations.
+template <class T, class F, class... Activations>
+void with_row_plan(F&& f, const Tensor& weight, const Activations&... x) {
+  constexpr int kPack = kPackSize<T>;
+  const int64_t width = weight.numel();
+  const bool packed =
+      fit_packs(width, kPack, x...) && is_aligned(weight.raw(), kPack * sizeof(float));
+  with_pack<kPack>(packed, [&]<int N>(Constant<N>) {
     const int64_t packs = width / N;
     try_row_plan<N, 1>(packs, f) || try_row_plan<N, 2>(packs, f) || try_row_plan<N, 4>(packs, f) ||
         try_row_plan<N, 0>(packs, f);
-  };
-  if (packed) {
-    with_pack(std::integral_constant<int, kPackSize<T>>{});
-  } else {
-    with_pack(std::integral_constant<int, 1>{});
-  }
-}
-
-// A pack of weights is as many elements as one of activations.
-bool weight_fits(const Tensor& weight, int pack) {
-  return is_aligned(weight.raw(), int64_t{pack} * static_cast<int64_t>(sizeof(float)));
+  });
 }
 
 }  // namespace
 
 void rms_norm(const Tensor& y, const Tensor& inv_rms, const Tensor& x, const Tensor& weight,
               float eps, Stream& stream) {
-  const int64_t width = x.dim(1);
   if (x.numel() == 0) return;
   for_element_type(x.dtype(), [&]<class T>(T*) {
-    constexpr int kPack = kPackSize<T>;
-    const bool packed =
-        fits_packs(x, width, kPack) && fits_packs(y, width, kPack) && weight_fits(weight, kPack);
-    with_row_plan<T>(width, packed,
-                     [&]<int N, int P>(std::integral_constant<int, N>,
-                                       std::integral_constant<int, P>, int threads) {
-                       normalise_row<T, N, P>
-                           <<<static_cast<unsigned>(x.dim(0)), threads, 0, native(stream)>>>(
-                               rows_of<T>(y), address<float>(inv_rms), rows_of<const T>(x),
-                               address<float>(weight), static_cast<int>(width), eps);
-                     });
+    const auto launch = [&]<int N, int P>(Constant<N>, Constant<P>, int threads) {
+      normalise_row<T, N, P><<<static_cast<unsigned>(x.dim(0)), threads, 0, native(stream)>>>(
+          rows_of<T>(y), address<float>(inv_rms), rows_of<const T>(x), address<float>(weight),
+          static_cast<int>(x.dim(1)), eps);
+    };
+    with_row_plan<T>(launch, weight, x, y);
   });
   check_launch("rms_norm");
 }
@@ -235,29 +211,22 @@ void rms_norm(const Tensor& y, const Tensor& inv_rms, const Tensor& x, const Ten
 void rms_norm_backward(const Tensor& dx, const Tensor& dweight, const Tensor& dy, const Tensor& x,
                        const Tensor& weight, const Tensor& inv_rms, bool accumulate,
                        Stream& stream) {
-  const int64_t width = x.dim(1);
   if (x.numel() == 0) return;
   float* partial = nullptr;
   if (dweight.defined()) {
-    const auto values = static_cast<size_t>(RowChunks(x.dim(0)).count * width);
+    const auto values = static_cast<size_t>(RowChunks(x.dim(0)).count * x.dim(1));
     partial = static_cast<float*>(stream.scratch(values * sizeof(float)));
   }
   if (stream.measuring()) return;
   for_element_type(x.dtype(), [&]<class T>(T*) {
     // Before dx, which may be dy.
     if (dweight.defined()) add_weight_gradient<T>(dweight, partial, dy, x, inv_rms, stream);
-    constexpr int kPack = kPackSize<T>;
-    const bool packed = fits_packs(x, width, kPack) && fits_packs(dy, width, kPack) &&
-                        fits_packs(dx, width, kPack) && weight_fits(weight, kPack);
-    with_row_plan<T>(width, packed,
-                     [&]<int N, int P>(std::integral_constant<int, N>,
-                                       std::integral_constant<int, P>, int threads) {
-                       input_gradient_row<T, N, P>
-                           <<<static_cast<unsigned>(x.dim(0)), threads, 0, native(stream)>>>(
-                               rows_of<T>(dx), rows_of<const T>(dy), rows_of<const T>(x),
-                               address<float>(weight), address<float>(inv_rms),
-                               static_cast<int>(width), accumulate);
-                     });
+    const auto launch = [&]<int N, int P>(Constant<N>, Constant<P>, int threads) {
+      input_gradient_row<T, N, P><<<static_cast<unsigned>(x.dim(0)), threads, 0, native(stream)>>>(
+          rows_of<T>(dx), rows_of<const T>(dy), rows_of<const T>(x), address<float>(weight),
+          address<float>(inv_rms), static_cast<int>(x.dim(1)), accumulate);
+    };
+    with_row_plan<T>(launch, weight, x, dy, dx);
   });
   check_launch("rms_norm_backward");
 }

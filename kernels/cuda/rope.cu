@@ -102,21 +102,14 @@ void rope(const Tensor& q, const Tensor& k, const Tensor& cos, const Tensor& sin
   const RopeShape shape{q.dim(0), static_cast<int>(q.dim(1)), static_cast<int>(heads),
                         static_cast<int>(half), static_cast<int>(ceil_div(heads, kHeads))};
   for_element_type(q.dtype(), [&]<class T>(T*) {
-    const auto launch = [&]<int N>(std::integral_constant<int, N>) {
+    constexpr int kPack = kPackSize<T>;
+    with_pack<kPack>(fit_packs(half, kPack, q, k, cos, sin), [&]<int N>(Constant<N>) {
       const int64_t items = shape.tokens * shape.slots * (half / N);
       turn_heads<T, N>
           <<<static_cast<unsigned>(ceil_div(items, kThreads)), kThreads, 0, native(stream)>>>(
               rows_of<T>(q), rows_of<T>(k), address<float>(cos), address<float>(sin), shape,
               inverse ? -1.0f : 1.0f);
-    };
-    constexpr int kPack = kPackSize<T>;
-    const bool packed = fits_packs(q, half, kPack) && fits_packs(k, half, kPack) &&
-                        fits_packs(cos, half, kPack) && fits_packs(sin, half, kPack);
-    if (packed) {
-      launch(std::integral_constant<int, kPack>{});
-    } else {
-      launch(std::integral_constant<int, 1>{});
-    }
+    });
   });
   check_launch("rope");
 }

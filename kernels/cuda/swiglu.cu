@@ -9,8 +9,7 @@
 namespace rankwise::cuda {
 namespace {
 
-constexpr int kThreads = 128;
-constexpr int kForwardRows = 4;
+constexpr int kForwardRows = 4;  // of a thread
 constexpr int kBackwardRows = 2;
 
 // The rounding of bf16 hides the error of the approximate functions.
@@ -23,42 +22,29 @@ __device__ float sigmoid(float x) {
   }
 }
 
-// Blocks walk the row groups of one column segment after the other segments of the same group.
-struct Place {
-  int64_t row;     // first of the group
-  int64_t column;  // first of the pack
-  bool inside;
-};
-
-template <int N, int kRows>
-__device__ Place place_of_thread(int packs, int segments) {
-  const int pack = static_cast<int>(blockIdx.x % segments) * kThreads + threadIdx.x;
-  return {int64_t{blockIdx.x / segments} * kRows, int64_t{pack} * N, pack < packs};
-}
-
 template <class T, int N>
-__global__ void __launch_bounds__(kThreads)
-    forward_rows(Rows<T> y, Rows<const T> gate, Rows<const T> up, int64_t rows, int packs,
-                 int segments) {
-  const Place place = place_of_thread<N, kForwardRows>(packs, segments);
-  if (!place.inside) return;
+__global__ void __launch_bounds__(kTilePacks)
+    forward_rows(Rows<T> y, Rows<const T> gate, Rows<const T> up, int64_t rows, int packs) {
+  const Tile tile = tile_of_thread<N>(packs);
+  if (!tile.inside) return;
+  const int64_t row = tile.row * kForwardRows;
   Pack<T, N> g[kForwardRows], u[kForwardRows];
 #pragma unroll
   for (int i = 0; i < kForwardRows; ++i) {
-    if (place.row + i >= rows) break;
-    g[i] = load_pack<N>(gate[place.row + i] + place.column);
-    u[i] = load_pack<N>(up[place.row + i] + place.column);
+    if (row + i >= rows) break;
+    g[i] = load_pack<N>(gate[row + i] + tile.column);
+    u[i] = load_pack<N>(up[row + i] + tile.column);
   }
 #pragma unroll
   for (int i = 0; i < kForwardRows; ++i) {
-    if (place.row + i >= rows) break;
+    if (row + i >= rows) break;
     Pack<T, N> out;
 #pragma unroll
     for (int k = 0; k < N; ++k) {
       const float x = to_float(g[i].v[k]);
       out.v[k] = from_float<T>(x * sigmoid<T>(x) * to_float(u[i].v[k]));
     }
-    store_pack(y[place.row + i] + place.column, out);
+    store_pack(y[row + i] + tile.column, out);
   }
 }
 
@@ -84,61 +70,42 @@ struct BackwardRows {
 };
 
 template <class T, int N>
-__global__ void __launch_bounds__(kThreads)
-    backward_rows(BackwardRows<T> x, int64_t rows, int packs, int segments) {
-  const Place place = place_of_thread<N, kBackwardRows>(packs, segments);
-  if (!place.inside) return;
+__global__ void __launch_bounds__(kTilePacks)
+    backward_rows(BackwardRows<T> x, int64_t rows, int packs) {
+  const Tile tile = tile_of_thread<N>(packs);
+  if (!tile.inside) return;
+  const int64_t row = tile.row * kBackwardRows;
   Pack<T, N> g[kBackwardRows], u[kBackwardRows], d[kBackwardRows];
 #pragma unroll
   for (int i = 0; i < kBackwardRows; ++i) {
-    if (place.row + i >= rows) break;
-    g[i] = load_pack<N>(x.gate[place.row + i] + place.column);
-    u[i] = load_pack<N>(x.up[place.row + i] + place.column);
-    d[i] = load_pack<N>(x.dy[place.row + i] + place.column);
+    if (row + i >= rows) break;
+    g[i] = load_pack<N>(x.gate[row + i] + tile.column);
+    u[i] = load_pack<N>(x.up[row + i] + tile.column);
+    d[i] = load_pack<N>(x.dy[row + i] + tile.column);
   }
 #pragma unroll
   for (int i = 0; i < kBackwardRows; ++i) {
-    if (place.row + i >= rows) break;
+    if (row + i >= rows) break;
     differentiate(g[i], u[i], d[i]);
-    store_pack(x.dgate[place.row + i] + place.column, g[i]);
-    store_pack(x.dup[place.row + i] + place.column, u[i]);
-    if (x.inner.data != nullptr) store_pack(x.inner[place.row + i] + place.column, d[i]);
+    store_pack(x.dgate[row + i] + tile.column, g[i]);
+    store_pack(x.dup[row + i] + tile.column, u[i]);
+    if (x.inner.data != nullptr) store_pack(x.inner[row + i] + tile.column, d[i]);
   }
-}
-
-// Calls f with the constant N, the packs of a row, and the grid's segments and blocks.
-template <class T, class F>
-void with_grid(const Tensor& gate, bool packed, int rows_per_block, F&& f) {
-  const auto with_pack = [&]<int N>(std::integral_constant<int, N> pack) {
-    const int64_t packs = gate.dim(1) / N;
-    const int64_t segments = ceil_div(packs, kThreads);
-    const int64_t blocks = segments * ceil_div(gate.dim(0), rows_per_block);
-    f(pack, static_cast<int>(packs), static_cast<int>(segments), static_cast<unsigned>(blocks));
-  };
-  if (packed) {
-    with_pack(std::integral_constant<int, kPackSize<T>>{});
-  } else {
-    with_pack(std::integral_constant<int, 1>{});
-  }
-}
-
-template <class T, class... Tensors>
-bool all_fit_packs(const Tensors&... x) {
-  return (fits_packs(x, x.dim(1), kPackSize<T>) && ...);
 }
 
 }  // namespace
 
 void swiglu(const Tensor& y, const Tensor& gate, const Tensor& up, Stream& stream) {
   if (gate.numel() == 0) return;
+  const int64_t rows = gate.dim(0), width = gate.dim(1);
   for_element_type(gate.dtype(), [&]<class T>(T*) {
-    with_grid<T>(
-        gate, all_fit_packs<T>(y, gate, up), kForwardRows,
-        [&]<int N>(std::integral_constant<int, N>, int packs, int segments, unsigned blocks) {
-          forward_rows<T, N><<<blocks, kThreads, 0, native(stream)>>>(
-              rows_of<T>(y), rows_of<const T>(gate), rows_of<const T>(up), gate.dim(0), packs,
-              segments);
-        });
+    constexpr int kPack = kPackSize<T>;
+    with_tiles<kPack>(fit_packs(width, kPack, y, gate, up), ceil_div(rows, kForwardRows), width,
+                      [&]<int N>(Constant<N>, int packs, unsigned blocks) {
+                        forward_rows<T, N><<<blocks, kTilePacks, 0, native(stream)>>>(
+                            rows_of<T>(y), rows_of<const T>(gate), rows_of<const T>(up), rows,
+                            packs);
+                      });
   });
   check_launch("swiglu");
 }
@@ -146,16 +113,15 @@ void swiglu(const Tensor& y, const Tensor& gate, const Tensor& up, Stream& strea
 void swiglu_backward(const Tensor& dgate, const Tensor& dup, const Tensor& inner, const Tensor& dy,
                      const Tensor& gate, const Tensor& up, Stream& stream) {
   if (gate.numel() == 0) return;
+  const int64_t rows = gate.dim(0), width = gate.dim(1);
   for_element_type(gate.dtype(), [&]<class T>(T*) {
+    constexpr int kPack = kPackSize<T>;
     const BackwardRows<T> x{rows_of<T>(dgate),    rows_of<T>(dup),        rows_of<T>(inner),
                             rows_of<const T>(dy), rows_of<const T>(gate), rows_of<const T>(up)};
-    const bool packed =
-        all_fit_packs<T>(dgate, dup, dy, gate, up) && (!inner.defined() || all_fit_packs<T>(inner));
-    with_grid<T>(
-        gate, packed, kBackwardRows,
-        [&]<int N>(std::integral_constant<int, N>, int packs, int segments, unsigned blocks) {
-          backward_rows<T, N>
-              <<<blocks, kThreads, 0, native(stream)>>>(x, gate.dim(0), packs, segments);
+    with_tiles<kPack>(
+        fit_packs(width, kPack, dgate, dup, inner, dy, gate, up), ceil_div(rows, kBackwardRows),
+        width, [&]<int N>(Constant<N>, int packs, unsigned blocks) {
+          backward_rows<T, N><<<blocks, kTilePacks, 0, native(stream)>>>(x, rows, packs);
         });
   });
   check_launch("swiglu_backward");

@@ -2,8 +2,11 @@
 #include "runtime/arena.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <cstring>
+#include <fstream>
 
 #include "tests/support/error_of.h"
 
@@ -159,6 +162,24 @@ TEST(Arena, ScopesEndWellAfterAFailedReserve) {
   EXPECT_EQ(kept.data<uint8_t>()[99], 5);
   fill(bytes(arena, "a", kMebi), 3);
 }
+
+#ifndef RANKWISE_SANITIZE  // the sanitizers need more address space than any limit leaves
+TEST(Arena, EmptyChunksGiveWayToALargerReservation) {
+  int64_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  rlimit before{};
+  getrlimit(RLIMIT_AS, &before);
+  constexpr int64_t kGibi = int64_t{1} << 30;
+  const auto room = static_cast<rlim_t>(pages * sysconf(_SC_PAGESIZE) + 3 * kGibi);
+  const rlimit limit{room, before.rlim_max};
+  setrlimit(RLIMIT_AS, &limit);
+  Arena arena;
+  arena.reserve("activations", 2 * kGibi);  // no two of this size fit
+  EXPECT_NO_THROW(arena.reserve("activations", 2 * kGibi + (64 << 20)));
+  EXPECT_THROW(arena.reserve("activations", 4 * kGibi), OutOfMemoryError);
+  setrlimit(RLIMIT_AS, &before);
+}
+#endif
 
 TEST(Arena, MeasuringNeedsNoDevice) {
   const Device device{DeviceKind::kCuda, 7};
