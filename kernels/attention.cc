@@ -11,22 +11,15 @@
 namespace rankwise {
 namespace {
 
-// Both passes move activations of one type.
-void check_activation(std::string_view op, std::string_view argument, const Tensor& x,
-                      const Shape& shape, const Tensor& q) {
-  check::activation(op, argument, x, shape);
-  check::dtype(op, argument, x, q.dtype());
-}
-
 void check_inputs(std::string_view op, const AttentionInputs& in) {
   RW_ASSERT(in.q.rank() == 3 && in.k.rank() == 3, "{}: q is {}, k is {}", op,
             to_string(in.q.shape()), to_string(in.k.shape()));
   const int64_t kv_heads = in.k.dim(1);
   RW_ASSERT(kv_heads > 0 && in.q.dim(1) % kv_heads == 0, "{}: {} query heads, {} kv heads", op,
             in.q.dim(1), kv_heads);
-  check_activation(op, "q", in.q, in.q.shape(), in.q);
-  check_activation(op, "k", in.k, {in.k.dim(0), kv_heads, in.q.dim(2)}, in.q);
-  check_activation(op, "v", in.v, in.k.shape(), in.q);
+  check::activation(op, "q", in.q, in.q.shape(), in.q);
+  check::activation(op, "k", in.k, {in.k.dim(0), kv_heads, in.q.dim(2)}, in.q);
+  check::activation(op, "v", in.v, in.k.shape(), in.q);
   check::dtype(op, "query_offsets", in.query_offsets, DType::kI32);
   check::contiguous(op, "query_offsets", in.query_offsets);
   check::dtype(op, "key_offsets", in.key_offsets, DType::kI32);
@@ -42,7 +35,7 @@ void attention(const Tensor& y, const Tensor& log_sum_exp, const Tensor& q, cons
                const AttentionParams& params, Stream& stream) {
   const AttentionInputs inputs{q, k, v, query_offsets, key_offsets, params};
   check_inputs("attention", inputs);
-  check_activation("attention", "y", y, q.shape(), q);
+  check::activation("attention", "y", y, q.shape(), q);
   if (log_sum_exp.defined()) {
     check::f32("attention", "log_sum_exp", log_sum_exp, {q.dim(1), q.dim(0)});
   }
@@ -59,11 +52,11 @@ void attention_backward(const Tensor& dq, const Tensor& dk, const Tensor& dv, co
                         const Tensor& key_offsets, const AttentionParams& params, Stream& stream) {
   const AttentionInputs inputs{q, k, v, query_offsets, key_offsets, params};
   check_inputs("attention_backward", inputs);
-  check_activation("attention_backward", "dq", dq, q.shape(), q);
-  check_activation("attention_backward", "dk", dk, k.shape(), q);
-  check_activation("attention_backward", "dv", dv, k.shape(), q);
-  check_activation("attention_backward", "dy", dy, q.shape(), q);
-  check_activation("attention_backward", "y", y, q.shape(), q);
+  check::activation("attention_backward", "dq", dq, q.shape(), q);
+  check::activation("attention_backward", "dk", dk, k.shape(), q);
+  check::activation("attention_backward", "dv", dv, k.shape(), q);
+  check::activation("attention_backward", "dy", dy, q.shape(), q);
+  check::activation("attention_backward", "y", y, q.shape(), q);
   check::f32("attention_backward", "log_sum_exp", log_sum_exp, {q.dim(1), q.dim(0)});
   const AttentionGradients gradients{dq, dk, dv};
   const AttentionOutputs outputs{dy, y, log_sum_exp};

@@ -7,6 +7,11 @@
 
 namespace rankwise {
 
+// Whether this build can use cuDNN on a GPU; without it the project's own kernels do all.
+inline constexpr bool kHasCudnn = RANKWISE_HAS_CUDNN != 0;
+// The longest head that attention on a GPU takes; the CPU has no limit.
+inline constexpr int64_t kMaxGpuHeadDim = 256;
+
 struct AttentionParams {
   float scale = 1.0f;         // multiplies q k^T, usually 1 / sqrt(D)
   int64_t window = 0;         // sliding window: key j visible iff 0 <= i - j < window; 0: unlimited
@@ -26,8 +31,8 @@ void attention(const Tensor& y, const Tensor& log_sum_exp, const Tensor& q, cons
                const AttentionParams& params, Stream& stream);
 
 // dq, dk, dv are written, not accumulated. Packed documents of several lengths run fastest on CUDA
-// when a gradient has the row stride of its tensor. y and log_sum_exp are those of the forward pass.
-// Deterministic on the CPU: the result does not depend on the thread count.
+// when a gradient has the row stride of its tensor. y and log_sum_exp are those of the forward
+// pass. Deterministic on the CPU: the result does not depend on the thread count.
 void attention_backward(const Tensor& dq, const Tensor& dk, const Tensor& dv, const Tensor& dy,
                         const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& y,
                         const Tensor& log_sum_exp, const Tensor& query_offsets,

@@ -22,7 +22,7 @@ void dtype(std::string_view op, std::string_view argument, const Tensor& actual,
 void contiguous(std::string_view op, std::string_view argument, const Tensor& actual) {
   RW_ASSERT(actual.defined(), "{}: {} is undefined", op, argument);
   RW_ASSERT(actual.is_contiguous(), "{}: {} {} has row stride {}, expected contiguous", op,
-            argument, to_string(actual.shape()), actual.rank() == 2 ? actual.row_stride() : 0);
+            argument, to_string(actual.shape()), actual.rank() >= 2 ? actual.row_stride() : 0);
 }
 
 void f32(std::string_view op, std::string_view argument, const Tensor& actual,
@@ -38,6 +38,12 @@ void activation(std::string_view op, std::string_view argument, const Tensor& ac
   shape(op, argument, actual, expected);
   RW_ASSERT(actual.dtype() == DType::kF32 || actual.dtype() == DType::kBF16,
             "{}: {} is {}, expected F32 or BF16", op, argument, name_of(actual.dtype()));
+}
+
+void activation(std::string_view op, std::string_view argument, const Tensor& actual,
+                const Shape& expected, const Tensor& like) {
+  activation(op, argument, actual, expected);
+  dtype(op, argument, actual, like.dtype());
 }
 
 void nf4(std::string_view op, const QuantizedTensor& actual) {

@@ -22,6 +22,9 @@ void f32(std::string_view op, std::string_view argument, const Tensor& actual,
 // Of this shape, F32, or BF16 on a CUDA device; contiguous on the CPU, on CUDA rows may be strided.
 void activation(std::string_view op, std::string_view argument, const Tensor& actual,
                 const Shape& expected);
+// The same, and of the type of `like`.
+void activation(std::string_view op, std::string_view argument, const Tensor& actual,
+                const Shape& expected, const Tensor& like);
 // Rank 2, and codes and scales have the types and sizes that shape and block size demand.
 void nf4(std::string_view op, const QuantizedTensor& actual);
 

@@ -12,8 +12,7 @@ void rms_norm(const Tensor& y, const Tensor& inv_rms, const Tensor& x, const Ten
               float eps, Stream& stream) {
   RW_ASSERT(x.rank() == 2, "rms_norm: x is {}", to_string(x.shape()));
   check::activation("rms_norm", "x", x, x.shape());
-  check::activation("rms_norm", "y", y, x.shape());
-  check::dtype("rms_norm", "y", y, x.dtype());
+  check::activation("rms_norm", "y", y, x.shape(), x);
   check::f32("rms_norm", "inv_rms", inv_rms, {x.dim(0)});
   check::f32("rms_norm", "weight", weight, {x.dim(1)});
   if (stream.measuring()) return;
@@ -28,10 +27,8 @@ void rms_norm_backward(const Tensor& dx, const Tensor& dweight, const Tensor& dy
                        Stream& stream) {
   RW_ASSERT(x.rank() == 2, "rms_norm_backward: x is {}", to_string(x.shape()));
   check::activation("rms_norm_backward", "x", x, x.shape());
-  check::activation("rms_norm_backward", "dx", dx, x.shape());
-  check::dtype("rms_norm_backward", "dx", dx, x.dtype());
-  check::activation("rms_norm_backward", "dy", dy, x.shape());
-  check::dtype("rms_norm_backward", "dy", dy, x.dtype());
+  check::activation("rms_norm_backward", "dx", dx, x.shape(), x);
+  check::activation("rms_norm_backward", "dy", dy, x.shape(), x);
   check::f32("rms_norm_backward", "weight", weight, {x.dim(1)});
   check::f32("rms_norm_backward", "inv_rms", inv_rms, {x.dim(0)});
   if (dweight.defined()) check::f32("rms_norm_backward", "dweight", dweight, {x.dim(1)});

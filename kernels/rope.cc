@@ -28,8 +28,7 @@ void rope(const Tensor& q, const Tensor& k, const Tensor& cos, const Tensor& sin
   RW_ASSERT(q.rank() == 3 && q.dim(2) % 2 == 0, "rope: q is {}", to_string(q.shape()));
   RW_ASSERT(k.rank() == 3, "rope: k is {}", to_string(k.shape()));
   check::activation("rope", "q", q, q.shape());
-  check::activation("rope", "k", k, {q.dim(0), k.dim(1), q.dim(2)});
-  check::dtype("rope", "k", k, q.dtype());
+  check::activation("rope", "k", k, {q.dim(0), k.dim(1), q.dim(2)}, q);
   check::f32("rope", "cos", cos, {q.dim(0), q.dim(2) / 2});
   check::f32("rope", "sin", sin, {q.dim(0), q.dim(2) / 2});
   if (stream.measuring()) return;

@@ -7,20 +7,12 @@
 #include "kernels/dispatch.h"
 
 namespace rankwise {
-namespace {
-
-void check_like(const char* op, const char* argument, const Tensor& actual, const Tensor& gate) {
-  check::activation(op, argument, actual, gate.shape());
-  check::dtype(op, argument, actual, gate.dtype());
-}
-
-}  // namespace
 
 void swiglu(const Tensor& y, const Tensor& gate, const Tensor& up, Stream& stream) {
   RW_ASSERT(gate.rank() == 2, "swiglu: gate is {}", to_string(gate.shape()));
-  check_like("swiglu", "gate", gate, gate);
-  check_like("swiglu", "up", up, gate);
-  check_like("swiglu", "y", y, gate);
+  check::activation("swiglu", "gate", gate, gate.shape(), gate);
+  check::activation("swiglu", "up", up, gate.shape(), gate);
+  check::activation("swiglu", "y", y, gate.shape(), gate);
   if (stream.measuring()) return;
   if constexpr (kHasCuda) {
     if (stream.is_cuda()) return cuda::swiglu(y, gate, up, stream);
@@ -31,12 +23,12 @@ void swiglu(const Tensor& y, const Tensor& gate, const Tensor& up, Stream& strea
 void swiglu_backward(const Tensor& dgate, const Tensor& dup, const Tensor& inner, const Tensor& dy,
                      const Tensor& gate, const Tensor& up, Stream& stream) {
   RW_ASSERT(gate.rank() == 2, "swiglu_backward: gate is {}", to_string(gate.shape()));
-  check_like("swiglu_backward", "gate", gate, gate);
-  check_like("swiglu_backward", "up", up, gate);
-  check_like("swiglu_backward", "dy", dy, gate);
-  check_like("swiglu_backward", "dgate", dgate, gate);
-  check_like("swiglu_backward", "dup", dup, gate);
-  if (inner.defined()) check_like("swiglu_backward", "inner", inner, gate);
+  check::activation("swiglu_backward", "gate", gate, gate.shape(), gate);
+  check::activation("swiglu_backward", "up", up, gate.shape(), gate);
+  check::activation("swiglu_backward", "dy", dy, gate.shape(), gate);
+  check::activation("swiglu_backward", "dgate", dgate, gate.shape(), gate);
+  check::activation("swiglu_backward", "dup", dup, gate.shape(), gate);
+  if (inner.defined()) check::activation("swiglu_backward", "inner", inner, gate.shape(), gate);
   if (stream.measuring()) return;
   if constexpr (kHasCuda) {
     if (stream.is_cuda()) return cuda::swiglu_backward(dgate, dup, inner, dy, gate, up, stream);

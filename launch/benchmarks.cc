@@ -14,12 +14,11 @@ namespace {
 constexpr double kColdBytes = 256e6;
 constexpr double kMostCopies = 32.0;
 
-std::vector<LayerShape> layers_of(const ModelConfig& model) {
-  const int64_t query = model.num_attention_heads * model.head_dim;
-  const int64_t key = model.num_key_value_heads * model.head_dim;
-  return {{"q_proj", query, model.hidden_size},
-          {"k_proj", key, model.hidden_size},
-          {"o_proj", model.hidden_size, query},
+std::vector<LayerShape> layers_of(const BenchmarkShape& shape) {
+  const ModelConfig& model = shape.model;
+  return {{"q_proj", shape.query_width(), model.hidden_size},
+          {"k_proj", shape.key_width(), model.hidden_size},
+          {"o_proj", model.hidden_size, shape.query_width()},
           {"gate_proj", model.intermediate_size, model.hidden_size},
           {"down_proj", model.hidden_size, model.intermediate_size},
           {"lm_head", model.vocab_size, model.hidden_size}};
@@ -62,7 +61,7 @@ std::vector<BenchmarkRow> benchmark_matmul(const BenchmarkShape& shape,
   Workbench bench(shape, ceiling);
   Stream& stream = bench.stream();
   const int64_t tokens = bench.tokens();
-  for (const LayerShape& layer : layers_of(shape.model)) {
+  for (const LayerShape& layer : layers_of(shape)) {
     const auto scope = bench.scope();
     const Tensor x = bench.random({tokens, layer.in});
     const Tensor y = bench.random({tokens, layer.out});
@@ -97,8 +96,7 @@ std::vector<BenchmarkRow> benchmark_nf4(const BenchmarkShape& asked,
   shape.quantize_nf4 = true;
   Workbench bench(shape, ceiling);
   const ModelConfig& model = shape.model;
-  const int64_t query = model.num_attention_heads * model.head_dim;
-  const int64_t key = model.num_key_value_heads * model.head_dim;
+  const int64_t query = shape.query_width(), key = shape.key_width();
   {
     const auto scope = bench.scope();
     const Tensor dense = bench.random(DType::kF32, {model.intermediate_size, model.hidden_size});

@@ -25,6 +25,8 @@ struct BenchmarkShape {
   double seconds = 2.0;  // time spent on each row
 
   int64_t all_tokens() const { return batch * tokens; }
+  int64_t query_width() const { return model.num_attention_heads * model.head_dim; }
+  int64_t key_width() const { return model.num_key_value_heads * model.head_dim; }
 };
 
 struct BenchmarkCeiling {

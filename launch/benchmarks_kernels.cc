@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <array>
 #include <numeric>
 
 #include "kernels/adamw.h"
@@ -32,10 +33,8 @@ class StepTable {
         again_selective_(shape.recompute != Recompute::kNone ? layers_ : 0.0) {}
 
   std::vector<BenchmarkRow> measure() {
-    const int64_t hidden = model_.hidden_size;
-    const int64_t inner = model_.intermediate_size;
-    const int64_t query = model_.num_attention_heads * model_.head_dim;
-    const int64_t key = model_.num_key_value_heads * model_.head_dim;
+    const int64_t hidden = model_.hidden_size, inner = model_.intermediate_size;
+    const int64_t query = bench_.shape().query_width(), key = bench_.shape().key_width();
     add_embedding();
     add_norms();
     // Nothing below the first projections is trained: the lowest block wants no gradient there.
@@ -215,8 +214,7 @@ class StepTable {
 
   std::vector<int64_t> adapter_matrices() const {
     const int64_t hidden = model_.hidden_size, inner = model_.intermediate_size;
-    const int64_t query = model_.num_attention_heads * model_.head_dim;
-    const int64_t key = model_.num_key_value_heads * model_.head_dim;
+    const int64_t query = bench_.shape().query_width(), key = bench_.shape().key_width();
     std::vector<int64_t> elements;
     for (int64_t layer = 0; layer < model_.num_hidden_layers; ++layer) {
       for (int64_t features : {hidden, query, hidden, key, hidden, key, query, hidden, hidden,

@@ -33,12 +33,6 @@ MicroBatch random_batch(const BenchmarkShape& shape) {
   return batch;
 }
 
-const char* recompute_name(Recompute recompute) {
-  return recompute == Recompute::kNone        ? "none"
-         : recompute == Recompute::kSelective ? "selective"
-                                              : "full";
-}
-
 }  // namespace
 
 std::vector<BenchmarkRow> benchmark_step(const BenchmarkShape& shape,
@@ -69,8 +63,7 @@ std::vector<BenchmarkRow> benchmark_step(const BenchmarkShape& shape,
       shape, ceiling,
       fmt::format("step ({}, LoRA {}, {}x{}, recompute {}): {:.0f} tokens/s, {:.2f} GiB",
                   shape.quantize_nf4 ? "nf4" : dense, shape.lora_rank, shape.batch, shape.tokens,
-                  recompute_name(shape.recompute), tokens_per_s,
-                  static_cast<double>(peak) / 0x1p30),
+                  name_of(shape.recompute), tokens_per_s, static_cast<double>(peak) / 0x1p30),
       BenchmarkWork::kFlops, flops, timing);
   row.tokens_per_s = tokens_per_s;
   row.peak_bytes = peak;

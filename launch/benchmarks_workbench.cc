@@ -35,13 +35,11 @@ ModelPlan plan_of(const BenchmarkShape& shape) {
 }  // namespace
 
 BenchmarkCeiling measure_ceiling(const BenchmarkShape& shape) {
-  if constexpr (kHasCuda) {
-    if (shape.device.is_cuda()) {
-      Stream stream(shape.device);
-      const GpuCeiling gpu = measure_gpu_ceiling(stream);
-      const double tflops = shape.compute == DType::kBF16 ? gpu.bf16_tflops : gpu.fp32_tflops;
-      return {gpu_properties(shape.device.index).name, tflops * 1e12, gpu.copy_tb_per_s * 1e12};
-    }
+  if (shape.device.is_cuda()) {
+    Stream stream(shape.device);
+    const GpuCeiling gpu = measure_gpu_ceiling(stream);
+    const double tflops = shape.compute == DType::kBF16 ? gpu.bf16_tflops : gpu.fp32_tflops;
+    return {gpu_properties(shape.device.index).name, tflops * 1e12, gpu.copy_tb_per_s * 1e12};
   }
   const MachineCeiling cpu = measure_machine_ceiling();
   return {inspect_machine().cpu_model, cpu.all_gflops * 1e9, cpu.all_copy_gb_per_s * 1e9};

@@ -18,7 +18,7 @@ Device choose_device(DeviceChoice choice, int ranks) {
   const Device gpu{DeviceKind::kCuda, 0};
   if (choice == DeviceChoice::kCpu) return Device{};
   if (choice == DeviceChoice::kAuto) {
-    return kHasCuda && ranks == 1 && gpu_count() > 0 ? gpu : Device{};
+    return ranks == 1 && gpu_count() > 0 ? gpu : Device{};
   }
   if (!kHasCuda) {
     throw ConfigError("device: cuda is not in this build; build with the CUDA toolkit");

@@ -186,6 +186,7 @@ MachineReport inspect_machine(const std::string& root) {
   }
   find_gpus(base, report);
   report.has_libcuda = DynamicLibrary("libcuda.so.1").found();
+  report.has_libcudnn = DynamicLibrary("libcudnn.so.9").found();
   report.nccl = nccl_version();
   for (const char* name :
        {"SLURM_JOB_ID", "SLURM_JOB_PARTITION", "SLURM_JOB_NODELIST", "SLURM_NNODES", "SLURM_NTASKS",

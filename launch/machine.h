@@ -22,6 +22,7 @@ struct MachineReport {
   std::vector<std::string> gpus;   // models, or device files when the driver does not tell
   std::string gpu_driver;          // version; empty: no driver
   bool has_libcuda = false;
+  bool has_libcudnn = false;
   std::string nccl;                          // version; empty: library not found
   std::map<std::string, std::string> slurm;  // the SLURM_ variables of a job
 };

@@ -10,11 +10,6 @@
 namespace rankwise {
 namespace {
 
-std::string_view name_of(Recompute choice) {
-  if (choice == Recompute::kNone) return "none";
-  return choice == Recompute::kSelective ? "selective" : "full";
-}
-
 // Samples of a packed row: no more than the shortest ones that fit into it together.
 int64_t most_documents(const std::vector<Sample>& samples, int64_t seq_len) {
   std::vector<int64_t> lengths;
@@ -40,6 +35,11 @@ Sample sample_of(int64_t tokens) {
 }
 
 }  // namespace
+
+std::string_view name_of(Recompute choice) {
+  if (choice == Recompute::kNone) return "none";
+  return choice == Recompute::kSelective ? "selective" : "full";
+}
 
 int64_t MemoryPlan::total_bytes() const {
   int64_t total = scratch_bytes;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -14,6 +15,8 @@
 #include "runtime/data/micro_batch.h"
 
 namespace rankwise {
+
+std::string_view name_of(Recompute choice);
 
 struct MemoryPlan {
   Device device;

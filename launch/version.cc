@@ -7,6 +7,7 @@
 
 #include "build_info.h"
 #include "git_commit.h"
+#include "kernels/attention.h"
 #include "parallel/mpi_runtime.h"
 #include "runtime/device.h"
 
@@ -29,6 +30,7 @@ Json library_versions() {
       {"onednn", RANKWISE_ONEDNN_VERSION},
       {"openblas", RANKWISE_OPENBLAS_VERSION},
       {"cuda", RANKWISE_CUDA_VERSION},
+      {"cudnn", kHasCudnn ? "for attention" : ""},
       {"sentencepiece", RANKWISE_SENTENCEPIECE_VERSION},
       {"yaml-cpp", RANKWISE_YAML_CPP_VERSION},
       {"cli11", RANKWISE_CLI11_VERSION},

@@ -8,6 +8,7 @@
 #include <span>
 #include <utility>
 
+#include "kernels/attention.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
 #include "kernels/matmul.h"
@@ -146,6 +147,10 @@ CausalLm::CausalLm(const ModelConfig& config, const WeightSource& source, const 
   if (mesh.tensor().size() > 1) {
     throw ConfigError(
         fmt::format("parallel.tensor: {} is not supported, only 1", mesh.tensor().size()));
+  }
+  if (stream.is_cuda() && config.head_dim > kMaxGpuHeadDim) {
+    throw ConfigError(fmt::format("device: attention on a GPU takes heads of at most {}, {} has {}",
+                                  kMaxGpuHeadDim, source.description(), config.head_dim));
   }
   set_matmul_tuning(stream, !plan.deterministic);
   const ParameterLoader loader(source, plan, arena, stream);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/graph.h"
 
-#include "runtime/cuda/graph_calls.h"
+#include "runtime/cuda/runtime_calls.h"
 #include "runtime/errors.h"
 
 namespace rankwise {

@@ -7,9 +7,6 @@
 
 namespace rankwise::cuda {
 
-// Whether this build found cuDNN's headers. At run time the library may still be missing.
-inline constexpr bool kHasCudnn = RANKWISE_HAS_CUDNN != 0;
-
 // False when cuDNN is not there or refuses the problem; then nothing was computed. Plans, and
 // refusals, are kept as state of the stream.
 bool cudnn_attention(const AttentionPlanKey& key, const Tensor& y, const Tensor& log_sum_exp,

@@ -33,6 +33,18 @@ __device__ int layer_at(const int64_t* begin, int64_t row) {
   return layer;
 }
 
+struct PlaceInB {
+  int layer;
+  int64_t index;  // in B of the layer; -1 where row and column are of different layers
+};
+
+__device__ PlaceInB place_in_b(const Group& group, int64_t row, int64_t column) {
+  const int layer = layer_at(group.out_begin, row);
+  const int64_t begin = group.rank_begin[layer], end = group.rank_begin[layer + 1];
+  if (column < begin || column >= end) return {layer, -1};
+  return {layer, (row - group.out_begin[layer]) * (end - begin) + column - begin};
+}
+
 // matrix[out + r][c] = A[r][c]; matrix[o][in + r] = s_l B_l[o][r] where o and r are of one layer l,
 // 0 elsewhere. One thread per element: first those of A, then those of B.
 template <class T>
@@ -50,13 +62,8 @@ __global__ void __launch_bounds__(kThreads)
   i -= a_elements;
   if (i >= group.out * group.rank) return;
   const int64_t row = i / group.rank, column = i % group.rank;
-  const int layer = layer_at(group.out_begin, row);
-  const int64_t begin = group.rank_begin[layer], end = group.rank_begin[layer + 1];
-  float value = 0.0f;
-  if (column >= begin && column < end) {
-    const int64_t index = (row - group.out_begin[layer]) * (end - begin) + column - begin;
-    value = terms.scale[layer] * terms.b[layer][index];
-  }
+  const PlaceInB b = place_in_b(group, row, column);
+  const float value = b.index < 0 ? 0.0f : terms.scale[b.layer] * terms.b[b.layer][b.index];
   matrix[row * stride + group.in + column] = from_float<T>(value);
 }
 
@@ -73,12 +80,8 @@ __global__ void __launch_bounds__(kThreads)
   }
   i -= a_elements;
   if (i >= group.out * group.rank) return;
-  const int64_t row = i / group.rank, column = i % group.rank;
-  const int layer = layer_at(group.out_begin, row);
-  const int64_t begin = group.rank_begin[layer], end = group.rank_begin[layer + 1];
-  if (column < begin || column >= end) return;
-  const int64_t index = (row - group.out_begin[layer]) * (end - begin) + column - begin;
-  gradients.b[layer][index] += gradients.scale[layer] * b_sums[i];
+  const PlaceInB b = place_in_b(group, i / group.rank, i % group.rank);
+  if (b.index >= 0) gradients.b[b.layer][b.index] += gradients.scale[b.layer] * b_sums[i];
 }
 
 unsigned blocks_for_terms(const Group& group) {

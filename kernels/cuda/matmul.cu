@@ -31,8 +31,8 @@ bool is_dense(const Weight& weight, DType type) {
   return !is_quantized(weight) && std::get<Tensor>(weight).dtype() == type;
 }
 
-void product(const Tensor& d, const Tensor& a, const Tensor& b, const MatmulParams& params,
-             const Tensor& c, void* workspace, Stream& stream) {
+MatmulCall matmul_call(const Tensor& d, const Tensor& a, const Tensor& b,
+                       const MatmulParams& params, const Tensor& c) {
   MatmulCall call = {.m = d.dim(0),
                      .n = d.dim(1),
                      .k = a.dim(params.transpose_a ? 0 : 1),
@@ -51,13 +51,21 @@ void product(const Tensor& d, const Tensor& a, const Tensor& b, const MatmulPara
                      .c_stride = c.row_stride(),
                      .d_stride = d.row_stride()};
   RW_ASSERT(b.dtype() == a.dtype() && c.dtype() == d.dtype() && c.shape() == d.shape() &&
-                b.dim(params.transpose_b ? 1 : 0) == call.k,
+                a.dim(params.transpose_a ? 1 : 0) == call.m &&
+                b.dim(params.transpose_b ? 1 : 0) == call.k &&
+                b.dim(params.transpose_b ? 0 : 1) == call.n,
             "{} x {} to {}", to_string(a.shape()), to_string(b.shape()), to_string(d.shape()));
-  if (call.m == 0 || call.n == 0) return;
   if (call.beta == 0.0f) {
     call.c = call.d;
     call.c_stride = call.d_stride;
   }
+  return call;
+}
+
+void product(const Tensor& d, const Tensor& a, const Tensor& b, const MatmulParams& params,
+             const Tensor& c, void* workspace, Stream& stream) {
+  const MatmulCall call = matmul_call(d, a, b, params, c);
+  if (call.m == 0 || call.n == 0) return;
   if (call.k == 0 || !stream.state<MatmulAlgorithms>().run(call, workspace, stream)) {
     tiled_matmul(call, stream);
   }

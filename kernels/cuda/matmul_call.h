@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// MatmulCall: one checked matrix product as sizes, strides and addresses.
+// MatmulCall: one matrix product as sizes, strides and addresses.
 #pragma once
 
 #include <cstdint>
 
-#include "runtime/dtype.h"
-#include "runtime/stream.h"
+#include "kernels/matmul.h"
 
 namespace rankwise::cuda {
 
@@ -21,6 +20,10 @@ struct MatmulCall {
   void* d = nullptr;
   int64_t a_stride = 0, b_stride = 0, c_stride = 0, d_stride = 0;
 };
+
+// d = alpha * op(a) * op(b) + beta * c.
+MatmulCall matmul_call(const Tensor& d, const Tensor& a, const Tensor& b,
+                       const MatmulParams& params, const Tensor& c);
 
 // Any layout and any size, m and n at least 1; several times slower than the library.
 void tiled_matmul(const MatmulCall& call, Stream& stream);

@@ -9,6 +9,7 @@
 #include <ostream>
 #include <string_view>
 
+#include "kernels/attention.h"
 #include "launch/machine.h"
 #include "launch/progress_line.h"
 #include "launch/version.h"
@@ -67,6 +68,9 @@ std::vector<std::string> advice(const MachineReport& machine) {
   if (!machine.gpus.empty() && !kHasCuda) {
     lines.emplace_back(
         "there is a GPU, but this build has no CUDA backend: everything runs on the CPU");
+  } else if (!machine.gpus.empty() && !(kHasCudnn && machine.has_libcudnn)) {
+    lines.emplace_back(kHasCudnn ? "libcudnn.so.9 is not found: attention runs on slower kernels"
+                                 : "built without cuDNN: attention runs on slower kernels");
   }
   if (kHasCuda && !machine.gpus.empty() && gpu_count() == 0) {
     lines.push_back(fmt::format(
@@ -98,6 +102,7 @@ class DoctorVerb : public Verb {
     for (const std::string& gpu : describe_gpus(machine)) add("gpu", gpu);
     add("driver", machine.gpu_driver.empty() ? "none" : machine.gpu_driver);
     add("libcuda", machine.has_libcuda ? "found" : "not found");
+    add("libcudnn", machine.has_libcudnn ? "found" : "not found");
     add("nccl", machine.nccl.empty() ? "not found" : machine.nccl);
     add("ranks",
         fmt::format("{}, {} of them on this host", context.world.size(), context.local_size));

@@ -156,4 +156,35 @@ double seconds_between_events(Device device, void* begin, void* end) {
   return static_cast<double>(milliseconds) * 1e-3;
 }
 
+void begin_capture(Device device, void* stream) {
+  check(cudaStreamBeginCapture(native_stream(stream), cudaStreamCaptureModeThreadLocal),
+        "cudaStreamBeginCapture", device);
+}
+
+void* end_capture(Device device, void* stream) {
+  cudaGraph_t graph = nullptr;
+  check(cudaStreamEndCapture(native_stream(stream), &graph), "cudaStreamEndCapture", device);
+  cudaGraphExec_t executable = nullptr;
+  const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
+  cudaGraphDestroy(graph);
+  check(status, "cudaGraphInstantiate", device);
+  return executable;
+}
+
+void abandon_capture(void* stream) noexcept {
+  cudaGraph_t graph = nullptr;
+  cudaStreamEndCapture(native_stream(stream), &graph);
+  if (graph != nullptr) cudaGraphDestroy(graph);
+  cudaGetLastError();
+}
+
+void launch_graph(Device device, void* graph, void* stream) {
+  check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), native_stream(stream)),
+        "cudaGraphLaunch", device);
+}
+
+void destroy_graph(void* graph) noexcept {
+  if (graph != nullptr) cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph));
+}
+
 }  // namespace rankwise::cuda

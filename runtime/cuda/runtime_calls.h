@@ -39,4 +39,10 @@ void hold_back_stream(Device device, void* event, void* stream);
 void wait_for_event(Device device, void* event);
 double seconds_between_events(Device device, void* begin, void* end);
 
+void begin_capture(Device device, void* stream);
+void* end_capture(Device device, void* stream);  // cudaGraphExec_t
+void abandon_capture(void* stream) noexcept;
+void launch_graph(Device device, void* graph, void* stream);
+void destroy_graph(void* graph) noexcept;
+
 }  // namespace rankwise::cuda

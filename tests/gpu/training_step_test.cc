@@ -12,11 +12,10 @@
 namespace rankwise {
 namespace {
 
+using testing::kGpu;
 using testing::RigOptions;
 using testing::StoriesModel;
 using testing::TrainingRig;
-
-const Device kGpu = {DeviceKind::kCuda, 0};
 
 // Grouped-query attention, a head that no tile divides, and a vocabulary that is no multiple of 8.
 ModelConfig odd_model() {

@@ -15,6 +15,17 @@
 
 namespace rankwise::testing {
 
+inline constexpr Device kGpu{DeviceKind::kCuda, 0};
+inline constexpr DType kActivationTypes[] = {DType::kF32, DType::kBF16};
+
+// x, an F32 tensor on the host, after its elements were rounded to values that `dtype` holds.
+inline Tensor rounded(const Tensor& x, DType dtype) {
+  if (dtype == DType::kBF16) {
+    for (float& value : GuardedMemory::elements(x)) value = float_from_bf16(bf16_from_float(value));
+  }
+  return x;
+}
+
 // Owns tensors of one test on the device of `stream`. Guard zones before and behind each, and the
 // columns between its rows when it is strided, must be untouched at the end.
 class DeviceMemory {
@@ -113,6 +124,22 @@ class DeviceMemory {
   std::vector<Block> blocks_;
 };
 
+// What a test needs to run an operation on both devices.
+struct Backends {
+  struct Pair {
+    Tensor host, gpu;
+  };
+  // The same values on both, rounded to `dtype`.
+  Pair pair(const Tensor& values, DType dtype, int64_t extra_columns = 0) {
+    return {rounded(values, dtype), device.copy_of(values, dtype, extra_columns)};
+  }
+
+  GuardedMemory memory;
+  Stream cpu;
+  Stream gpu{kGpu};
+  DeviceMemory device{gpu};
+};
+
 // |actual - expected| <= tolerance * (|expected| + largest |expected|) everywhere; tensors on the
 // host, F32.
 inline void expect_near(const Tensor& actual, const Tensor& expected, double tolerance) {
@@ -133,7 +160,7 @@ inline void expect_near(const Tensor& actual, const Tensor& expected, double tol
 }  // namespace rankwise::testing
 
 // Skips visibly on a machine without a GPU.
-#define RW_REQUIRE_GPU() \
-  do {                   \
+#define RW_REQUIRE_GPU()                                        \
+  do {                                                          \
     if (::rankwise::gpu_count() == 0) GTEST_SKIP() << "no GPU"; \
   } while (false)

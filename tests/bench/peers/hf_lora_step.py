@@ -28,7 +28,6 @@ BACKENDS = {
 def read_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="config.json of a Llama")
-    parser.add_argument("--layers", type=int, help="instead of those of the config")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=2048, help="of one document")
     parser.add_argument("--rank", type=int, default=16)
@@ -59,8 +58,6 @@ def make_base(arguments):
 
     with open(arguments.model, encoding="utf-8") as file:
         values = json.load(file)
-    if arguments.layers:
-        values["num_hidden_layers"] = arguments.layers
     config = LlamaConfig.from_dict(values, attn_implementation="sdpa")
     config.use_cache = False
     torch.set_default_dtype(torch.bfloat16)
@@ -193,7 +190,6 @@ def main():
         "versions": {package: version_of(package) for package in packages},
         "cudnn": torch.backends.cudnn.version(),
         "model": arguments.model,
-        "layers": arguments.layers,
         "batch": arguments.batch,
         "tokens": arguments.tokens,
         "lora_rank": arguments.rank,

@@ -16,8 +16,6 @@
 
 namespace rankwise::testing {
 
-inline constexpr Device kGpu{DeviceKind::kCuda, 0};
-
 struct AttentionCase {
   std::string name;
   std::vector<int32_t> queries;  // per document
@@ -57,11 +55,6 @@ struct AttentionTensors {
   }
 };
 
-inline void round_to(DType dtype, const Tensor& x) {
-  if (dtype != DType::kBF16) return;
-  for (float& e : GuardedMemory::elements(x)) e = float_from_bf16(bf16_from_float(e));
-}
-
 inline AttentionTensors host_tensors(const AttentionCase& c, GuardedMemory& memory) {
   const std::vector<int32_t>& keys = c.keys.empty() ? c.queries : c.keys;
   const std::vector<int32_t> query_ends = offsets_of(c.queries);
@@ -74,7 +67,7 @@ inline AttentionTensors host_tensors(const AttentionCase& c, GuardedMemory& memo
   t.k = memory.normal(of_keys);
   t.v = memory.normal(of_keys);
   t.dy = memory.normal(of_queries);
-  for (const Tensor& x : {t.q, t.k, t.v, t.dy}) round_to(c.dtype, x);
+  for (const Tensor& x : {t.q, t.k, t.v, t.dy}) rounded(x, c.dtype);
   t.y = memory.poisoned(of_queries);
   t.log_sum_exp = memory.poisoned({c.heads, t.q.dim(0)});
   t.dq = memory.poisoned(of_queries);
@@ -90,8 +83,8 @@ inline AttentionTensors host_tensors(const AttentionCase& c, GuardedMemory& memo
   return t;
 }
 
-// Every tensor has another row stride when there are extra columns; in BF16 a gradient has that of its
-// tensor, as cuDNN demands of packed documents.
+// Every tensor has another row stride when there are extra columns; in BF16 a gradient has that of
+// its tensor, as cuDNN demands of packed documents.
 inline AttentionTensors device_tensors(const AttentionTensors& host, const AttentionCase& c,
                                        DeviceMemory& memory) {
   const int64_t extra = c.extra_columns;

@@ -26,7 +26,7 @@ class CudnnAttention : public ::testing::TestWithParam<AttentionCase> {
  protected:
   void SetUp() override {
     RW_REQUIRE_GPU();
-    if (!cuda::kHasCudnn) GTEST_SKIP() << "built without cuDNN";
+    if (!kHasCudnn) GTEST_SKIP() << "built without cuDNN";
     // Older devices have no backward pass over packed documents.
     if (gpu_properties(0).compute_major < 9) GTEST_SKIP() << "needs compute capability 9.0";
   }

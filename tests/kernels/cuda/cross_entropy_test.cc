@@ -13,19 +13,17 @@
 namespace rankwise {
 namespace {
 
-using testing::DeviceMemory;
 using testing::expect_close;
 using testing::expect_identical;
 using testing::GuardedMemory;
-
-constexpr DType kTypes[] = {DType::kF32, DType::kBF16};
+using testing::kActivationTypes;
 
 // The same logits, rounded to `dtype`, on both devices.
-struct Call {
+struct Call : testing::Backends {
   Call(const Tensor& values, const std::vector<int32_t>& target_ids, DType type, int64_t extra)
       : dtype(type) {
-    logits = device.copy_of(values, dtype, extra);
-    host_logits = device.to_host(logits, memory);
+    host_logits = memory.copy_of(values);
+    logits = pair(host_logits, dtype, extra).gpu;
     host_targets = memory.of<int32_t>({values.dim(0)}, target_ids);
     targets = device.copy_of(host_targets);
     host_sums = memory.of<double>({3}, {0.5, 2.0, 1.0});
@@ -49,10 +47,6 @@ struct Call {
   }
 
   DType dtype;
-  GuardedMemory memory;
-  Stream cpu;
-  Stream gpu{Device{DeviceKind::kCuda, 0}};
-  DeviceMemory device{gpu};
   Tensor logits, targets, sums, host_logits, host_targets, host_sums;
 };
 
@@ -68,7 +62,7 @@ TEST(CrossEntropyCuda, AgreesWithTheCpu) {
   RW_REQUIRE_GPU();
   for (const auto& [rows, vocabulary] : std::vector<std::pair<int64_t, int64_t>>{
            {1, 1}, {1, 24}, {3, 33}, {65, 7}, {40, 5001}, {700, 172}, {4, 32000}, {5, 128257}}) {
-    for (const DType dtype : kTypes) {
+    for (const DType dtype : kActivationTypes) {
       for (const int64_t extra : {0, 8, 3}) {
         SCOPED_TRACE(::testing::Message()
                      << rows << " x " << vocabulary << " " << name_of(dtype) << " extra " << extra);
@@ -85,7 +79,7 @@ TEST(CrossEntropyCuda, AgreesWithTheCpu) {
 // A target in every place of an unaligned row: before, in and behind the aligned packs.
 TEST(CrossEntropyCuda, FindsEveryTarget) {
   RW_REQUIRE_GPU();
-  for (const DType dtype : kTypes) {
+  for (const DType dtype : kActivationTypes) {
     GuardedMemory memory;
     const int64_t vocabulary = 37;
     std::vector<int32_t> targets;
@@ -113,7 +107,7 @@ TEST(CrossEntropyCuda, CountsTheLowestOfTiedMaximaAsPrediction) {
   const int64_t vocabulary = 9001;
   for (const auto& [first, second] : std::vector<std::pair<int32_t, int32_t>>{
            {0, 9000}, {1, 2}, {5, 4101}, {4095, 4096}, {3000, 8999}}) {
-    for (const DType dtype : kTypes) {
+    for (const DType dtype : kActivationTypes) {
       GuardedMemory memory;
       const Tensor logits = memory.uniform({4, vocabulary}, -1.0f, 0.5f);
       for (int64_t t = 0; t < 4; ++t) {
@@ -130,7 +124,7 @@ TEST(CrossEntropyCuda, CountsTheLowestOfTiedMaximaAsPrediction) {
 TEST(CrossEntropyCuda, HugeAndInfiniteLogitsDoNotOverflow) {
   RW_REQUIRE_GPU();
   constexpr float kInf = std::numeric_limits<float>::infinity();
-  for (const DType dtype : kTypes) {
+  for (const DType dtype : kActivationTypes) {
     GuardedMemory memory;
     Call call(memory.of<float>({2, 9}, {1e4f, -1e4f, 0, 1e4f, 1, 2, 3, 4, 5,  //
                                         -kInf, -kInf, -kInf, -kInf, 2, 1, 0, -kInf, -kInf}),

@@ -10,23 +10,10 @@
 namespace rankwise {
 namespace {
 
-using testing::DeviceMemory;
+using testing::Backends;
 using testing::expect_identical;
-using testing::GuardedMemory;
-
-constexpr DType kTypes[] = {DType::kF32, DType::kBF16};
-
-struct Backends {
-  GuardedMemory memory;
-  Stream cpu;
-  Stream gpu{Device{DeviceKind::kCuda, 0}};
-  DeviceMemory device{gpu};
-
-  // As `dtype` holds it.
-  Tensor rounded(const Tensor& x, DType dtype) {
-    return device.to_host(device.copy_of(x, dtype), memory);
-  }
-};
+using testing::kActivationTypes;
+using testing::rounded;
 
 // `period` distinct ids, repeated.
 std::vector<int32_t> repeating_ids(int64_t tokens, int64_t period) {
@@ -38,8 +25,8 @@ std::vector<int32_t> repeating_ids(int64_t tokens, int64_t period) {
 TEST(EmbeddingCuda, CopiesTheRowOfEachId) {
   RW_REQUIRE_GPU();
   for (const int64_t width : {1, 24, 172, 173, 4096}) {
-    for (const DType from : kTypes) {
-      for (const DType to : kTypes) {
+    for (const DType from : kActivationTypes) {
+      for (const DType to : kActivationTypes) {
         for (const int64_t extra : {0, 8, 3}) {
           Backends b;
           const Tensor table = b.memory.normal({50, width});
@@ -47,8 +34,8 @@ TEST(EmbeddingCuda, CopiesTheRowOfEachId) {
           const Tensor y = b.device.poisoned(to, {65, width}, extra);
           embedding(y, b.device.copy_of(ids), b.device.copy_of(table, from, extra), b.gpu);
           const Tensor expected = b.memory.poisoned({65, width});
-          embedding(expected, ids, b.rounded(table, from), b.cpu);
-          expect_identical(b.device.to_host(y, b.memory), b.rounded(expected, to));
+          embedding(expected, ids, rounded(table, from), b.cpu);
+          expect_identical(b.device.to_host(y, b.memory), rounded(expected, to));
         }
       }
     }
@@ -61,7 +48,7 @@ TEST(EmbeddingCuda, BackwardAddsInTokenOrder) {
   for (const int64_t tokens : {1, 31, 33, 300}) {
     for (const int64_t period : {1, 7, 97}) {
       for (const int64_t width : {172, 173, 1032}) {
-        for (const DType dtype : kTypes) {
+        for (const DType dtype : kActivationTypes) {
           for (const int64_t extra : {0, 3}) {
             Backends b;
             const Tensor dtable = b.memory.normal({100, width});
@@ -70,7 +57,7 @@ TEST(EmbeddingCuda, BackwardAddsInTokenOrder) {
             const Tensor ids = b.memory.of<int32_t>({tokens}, repeating_ids(tokens, period));
             embedding_backward(gpu_dtable, b.device.copy_of(dy, dtype, extra),
                                b.device.copy_of(ids), b.gpu);
-            embedding_backward(dtable, b.rounded(dy, dtype), ids, b.cpu);
+            embedding_backward(dtable, rounded(dy, dtype), ids, b.cpu);
             expect_identical(b.device.to_host(gpu_dtable, b.memory), dtable);
           }
         }

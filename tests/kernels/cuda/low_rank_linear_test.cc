@@ -19,8 +19,9 @@ namespace {
 using testing::DeviceMemory;
 using testing::expect_near;
 using testing::GuardedMemory;
-
-const Device kGpu{DeviceKind::kCuda, 0};
+using testing::kActivationTypes;
+using testing::kGpu;
+using testing::rounded;
 
 enum class Storage { kNf4, kF32, kBf16 };
 struct LayerSpec {
@@ -60,13 +61,7 @@ class Rig {
     x = values({tokens, in});
   }
 
-  Tensor values(const Shape& shape) {
-    const Tensor out = memory.uniform(shape);
-    for (float& value : GuardedMemory::elements(out)) {
-      if (type == DType::kBF16) value = float_from_bf16(bf16_from_float(value));
-    }
-    return out;
-  }
+  Tensor values(const Shape& shape) { return rounded(memory.uniform(shape), type); }
   // Per layer (tokens, out) or (tokens, rank), undefined for rank 0; random or NaN.
   std::vector<Tensor> wide(bool random) { return per_layer(&LowRankLinear::out, random); }
   std::vector<Tensor> narrow(bool random) { return per_layer(&LowRankLinear::rank, random); }
@@ -137,8 +132,7 @@ class Rig {
   }
 
   void add_layer(const LayerSpec& spec) {
-    const Tensor w = memory.uniform({spec.out, in});
-    for (float& value : GuardedMemory::elements(w)) value = float_from_bf16(bf16_from_float(value));
+    const Tensor w = rounded(memory.uniform({spec.out, in}), DType::kBF16);
     if (spec.storage == Storage::kNf4) {
       QuantizedTensor q = allocate_nf4(w.shape(), true, DType::kF32, arena, "weights");
       quantize_nf4(q, w, host);
@@ -168,7 +162,7 @@ class Rig {
 // Every group, type, number of tokens and layout.
 void for_each_rig(const std::function<void(Rig&)>& test) {
   for (const GroupSpec& group : kGroups) {
-    for (const DType type : {DType::kF32, DType::kBF16}) {
+    for (const DType type : kActivationTypes) {
       for (const int64_t tokens : {1, 130}) {
         for (const Layout& layout : kLayouts) {
           SCOPED_TRACE(fmt::format("{} layers, in {}, first out {}, {}, {} tokens, joined {} {}",

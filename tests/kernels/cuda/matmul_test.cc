@@ -18,8 +18,9 @@ using testing::DeviceMemory;
 using testing::expect_identical;
 using testing::expect_near;
 using testing::GuardedMemory;
-
-const Device kGpu{DeviceKind::kCuda, 0};
+using testing::kActivationTypes;
+using testing::kGpu;
+using testing::rounded;
 
 struct Types {
   DType input, output;
@@ -37,11 +38,7 @@ const Sizes kSizes[] = {{1, 1, 1},    {1, 172, 43}, {333, 43, 172}, {7, 136, 24}
 
 // F32 values that `dtype` holds exactly.
 Tensor values(GuardedMemory& memory, const Shape& shape, DType dtype) {
-  const Tensor out = memory.uniform(shape);
-  if (dtype == DType::kBF16) {
-    for (float& x : GuardedMemory::elements(out)) x = float_from_bf16(bf16_from_float(x));
-  }
-  return out;
+  return rounded(memory.uniform(shape), dtype);
 }
 
 using Multiply = std::function<void(const Tensor& c, const Tensor& a, const Tensor& b,
@@ -95,29 +92,9 @@ TEST(CudaMatmul, AgreesWithTheCpu) {
 TEST(CudaMatmul, TiledProductAgreesWithTheCpu) {
   RW_REQUIRE_GPU();
   Stream stream(kGpu);
-  compare_all(
-      [](const Tensor& c, const Tensor& a, const Tensor& b, const MatmulParams& params,
-         Stream& on) {
-        cuda::tiled_matmul({.m = c.dim(0),
-                            .n = c.dim(1),
-                            .k = a.dim(params.transpose_a ? 0 : 1),
-                            .input = a.dtype(),
-                            .output = c.dtype(),
-                            .transpose_a = params.transpose_a,
-                            .transpose_b = params.transpose_b,
-                            .alpha = params.alpha,
-                            .beta = params.beta,
-                            .a = a.raw(),
-                            .b = b.raw(),
-                            .c = c.raw(),
-                            .d = c.raw(),
-                            .a_stride = a.row_stride(),
-                            .b_stride = b.row_stride(),
-                            .c_stride = c.row_stride(),
-                            .d_stride = c.row_stride()},
-                           on);
-      },
-      stream);
+  compare_all([](const Tensor& c, const Tensor& a, const Tensor& b, const MatmulParams& params,
+                 Stream& on) { cuda::tiled_matmul(cuda::matmul_call(c, a, b, params, c), on); },
+              stream);
 }
 
 TEST(CudaMatmul, TuningChangesNoResult) {
@@ -153,7 +130,7 @@ TEST(CudaMatmul, RepeatedCallsAreBitIdentical) {
 
 TEST(CudaMatmul, ViewsThatBeginAtOddAddresses) {
   RW_REQUIRE_GPU();
-  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+  for (const DType dtype : kActivationTypes) {
     GuardedMemory memory;
     Stream stream(kGpu);
     Stream host;
@@ -227,7 +204,7 @@ void compare_linear(const Shape& shape, DType type, const Weight& host_weight,
 TEST(CudaLinear, EveryStorageOfTheWeightAgreesWithTheCpu) {
   RW_REQUIRE_GPU();
   for (const Shape& shape : {Shape{64, 64}, Shape{43, 172}, Shape{516, 136}}) {
-    for (const DType type : {DType::kF32, DType::kBF16}) {
+    for (const DType type : kActivationTypes) {
       SCOPED_TRACE(to_string(shape) + " " + std::string(name_of(type)));
       GuardedMemory memory;
       Arena arena;

@@ -12,11 +12,10 @@
 namespace rankwise {
 namespace {
 
-using testing::DeviceMemory;
 using testing::expect_identical;
-using testing::GuardedMemory;
-
-constexpr Device kGpu{DeviceKind::kCuda, 0};
+using testing::kActivationTypes;
+using testing::kGpu;
+using testing::rounded;
 
 // Poisoned tensors of the NF4 format; `poisoned` makes one of a type and shape.
 template <class Poisoned>
@@ -34,15 +33,10 @@ QuantizedTensor empty_nf4(const Shape& shape, bool double_quant, int64_t block_s
   return q;
 }
 
-struct Bench {
-  GuardedMemory host;
-  Stream cpu;
-  Stream gpu{kGpu};
-  DeviceMemory device{gpu};
-
+struct Bench : testing::Backends {
   QuantizedTensor quantized(const Tensor& w, bool double_quant, int64_t block_size = 64) {
     QuantizedTensor q = empty_nf4(w.shape(), double_quant, block_size, [&](auto type, auto shape) {
-      return host.poisoned(type, shape);
+      return memory.poisoned(type, shape);
     });
     quantize_nf4(q, w, cpu);
     return q;
@@ -62,20 +56,17 @@ struct Bench {
   }
   // Rows decoded on the CPU, rounded as `dtype` is.
   Tensor decoded(const QuantizedTensor& q, DType dtype, int64_t begin, int64_t end) {
-    const Tensor w = host.poisoned({end - begin, q.shape.dim(1)});
+    const Tensor w = memory.poisoned({end - begin, q.shape.dim(1)});
     dequantize_rows(w, q, begin, end, cpu);
-    if (dtype == DType::kBF16) {
-      for (float& x : GuardedMemory::elements(w)) x = float_from_bf16(bf16_from_float(x));
-    }
-    return w;
+    return rounded(w, dtype);
   }
   void expect_equal(const QuantizedTensor& q, const QuantizedTensor& expected) {
-    expect_identical(device.to_host(q.codes, host), expected.codes);
-    expect_identical(device.to_host(q.absmax, host), expected.absmax);
+    expect_identical(device.to_host(q.codes, memory), expected.codes);
+    expect_identical(device.to_host(q.absmax, memory), expected.absmax);
     if (!q.nested()) return;
     EXPECT_EQ(q.nested_offset, expected.nested_offset);
-    expect_identical(device.to_host(q.nested_absmax, host), expected.nested_absmax);
-    expect_identical(device.to_host(q.nested_map, host), expected.nested_map);
+    expect_identical(device.to_host(q.nested_absmax, memory), expected.nested_absmax);
+    expect_identical(device.to_host(q.nested_map, memory), expected.nested_map);
   }
 };
 
@@ -88,7 +79,7 @@ TEST(CudaQuantizeNf4, GivesTheBitsOfTheCpu) {
     for (const bool double_quant : {false, true}) {
       SCOPED_TRACE(to_string(shape));
       Bench bench;
-      const Tensor w = bench.host.normal(shape, 0.05f);
+      const Tensor w = bench.memory.normal(shape, 0.05f);
       bench.expect_equal(bench.quantized_on_gpu(w, double_quant), bench.quantized(w, double_quant));
     }
   }
@@ -97,13 +88,13 @@ TEST(CudaQuantizeNf4, GivesTheBitsOfTheCpu) {
 TEST(CudaQuantizeNf4, LargeMatrixGivesTheBitsOfTheCpuBothWays) {
   RW_REQUIRE_GPU();
   Bench bench;
-  const Tensor w = bench.host.normal({4096, 4096}, 0.02f);
+  const Tensor w = bench.memory.normal({4096, 4096}, 0.02f);
   const QuantizedTensor expected = bench.quantized(w, true);
   const QuantizedTensor q = bench.quantized_on_gpu(w, true);
   bench.expect_equal(q, expected);
   const Tensor out = bench.device.poisoned(DType::kBF16, w.shape());
   dequantize(out, q, bench.gpu);
-  expect_identical(bench.device.to_host(out, bench.host),
+  expect_identical(bench.device.to_host(out, bench.memory),
                    bench.decoded(expected, DType::kBF16, 0, 4096));
 }
 
@@ -112,7 +103,7 @@ TEST(CudaQuantizeNf4, EveryBlockSizeAndUnusualBlocks) {
   for (const int64_t block_size : {2, 32, 64, 96, 256, 4096}) {
     for (const bool double_quant : {false, true}) {
       Bench bench;
-      const Tensor w = bench.host.normal({21, 235});
+      const Tensor w = bench.memory.normal({21, 235});
       float* x = w.data<float>();
       std::fill(x + 100, x + 800, 0.0f);     // all-zero blocks
       std::fill(x + 900, x + 1100, 1e-44f);  // no finite reciprocal
@@ -129,7 +120,7 @@ TEST(CudaQuantizeNf4, NonFiniteInputGivesTheCodesOfTheCpu) {
   RW_REQUIRE_GPU();
   for (const float bad : {std::nanf(""), INFINITY, -INFINITY}) {
     Bench bench;
-    const Tensor w = bench.host.uniform({6, 64});
+    const Tensor w = bench.memory.uniform({6, 64});
     w.data<float>()[70] = bad;
     bench.expect_equal(bench.quantized_on_gpu(w, false), bench.quantized(w, false));
   }
@@ -138,7 +129,7 @@ TEST(CudaQuantizeNf4, NonFiniteInputGivesTheCodesOfTheCpu) {
 TEST(CudaQuantizeNf4, MeasuringNotesTheScratchOfARealRun) {
   RW_REQUIRE_GPU();
   Bench bench;
-  const Tensor w = bench.host.normal({300, 64});
+  const Tensor w = bench.memory.normal({300, 64});
   const QuantizedTensor real = bench.quantized_on_gpu(w, true);
   Stream measuring(kGpu, Stream::Mode::kMeasure);
   QuantizedTensor q = real;
@@ -151,15 +142,15 @@ TEST(CudaDequantize, GivesTheBitsOfTheCpuWhateverTheStride) {
   for (const Shape& shape : kShapes) {
     for (const bool double_quant : {false, true}) {
       Bench bench;
-      const QuantizedTensor q = bench.quantized(bench.host.normal(shape, 0.05f), double_quant);
+      const QuantizedTensor q = bench.quantized(bench.memory.normal(shape, 0.05f), double_quant);
       const QuantizedTensor on_gpu = bench.on_gpu(q);
-      for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      for (const DType dtype : kActivationTypes) {
         const Tensor expected = bench.decoded(q, dtype, 0, shape.dim(0));
         for (const int64_t extra : {0, 3, 16}) {
           SCOPED_TRACE(fmt::format("{} {} + {}", to_string(shape), name_of(dtype), extra));
           const Tensor w = bench.device.poisoned(dtype, shape, extra);
           dequantize(w, on_gpu, bench.gpu);
-          expect_identical(bench.device.to_host(w, bench.host), expected);
+          expect_identical(bench.device.to_host(w, bench.memory), expected);
         }
       }
     }
@@ -170,14 +161,14 @@ TEST(CudaDequantize, AnyRowsAtAnyAddress) {
   RW_REQUIRE_GPU();
   for (const int64_t in : {64, 100, 33, 7, 192, 24}) {
     Bench bench;
-    const QuantizedTensor q = bench.quantized(bench.host.normal({29, in}), true);
+    const QuantizedTensor q = bench.quantized(bench.memory.normal({29, in}), true);
     const QuantizedTensor on_gpu = bench.on_gpu(q);
     for (const auto& [begin, end] : {std::pair{0, 1}, {3, 11}, {28, 29}, {5, 5}, {1, 29}}) {
       for (const int64_t skipped : {0, 1}) {  // columns ahead of the output: a misaligned address
         const Tensor wide = bench.device.poisoned(DType::kBF16, {end - begin, in + 8});
         const Tensor w = wide.columns(skipped, in + skipped);
         dequantize_rows(w, on_gpu, begin, end, bench.gpu);
-        expect_identical(bench.device.to_host(w, bench.host),
+        expect_identical(bench.device.to_host(w, bench.memory),
                          bench.decoded(q, DType::kBF16, begin, end));
       }
     }
@@ -190,10 +181,11 @@ TEST(CudaDequantize, OtherBlockSizes) {
     for (const bool double_quant : {false, true}) {
       Bench bench;
       const QuantizedTensor q =
-          bench.quantized(bench.host.normal({40, 136}), double_quant, block_size);
+          bench.quantized(bench.memory.normal({40, 136}), double_quant, block_size);
       const Tensor w = bench.device.poisoned(DType::kBF16, q.shape);
       dequantize(w, bench.on_gpu(q), bench.gpu);
-      expect_identical(bench.device.to_host(w, bench.host), bench.decoded(q, DType::kBF16, 0, 40));
+      expect_identical(bench.device.to_host(w, bench.memory),
+                       bench.decoded(q, DType::kBF16, 0, 40));
     }
   }
 }
@@ -202,22 +194,19 @@ TEST(CudaExpandWeight, TakesQuantizedAndDenseWeights) {
   RW_REQUIRE_GPU();
   for (const Shape& shape : {Shape{24, 64}, Shape{5, 172}}) {
     Bench bench;
-    const Tensor w = bench.host.normal(shape);
+    const Tensor w = bench.memory.normal(shape);
     const QuantizedTensor q = bench.quantized(w, true);
-    for (const DType out_type : {DType::kF32, DType::kBF16}) {
+    for (const DType out_type : kActivationTypes) {
       const Tensor out = bench.device.poisoned(out_type, shape, 8);
       const auto expand = [&](const Weight& weight) {
         cuda::expand_weight(out.raw(), out_type, out.row_stride(), weight, bench.gpu);
-        return bench.device.to_host(out, bench.host);
+        return bench.device.to_host(out, bench.memory);
       };
       expect_identical(expand(bench.on_gpu(q)), bench.decoded(q, out_type, 0, shape.dim(0)));
-      for (const DType in_type : {DType::kF32, DType::kBF16}) {
-        const bool rounded = out_type == DType::kBF16 || in_type == DType::kBF16;
-        const Tensor expected = bench.host.copy_of(w);
-        for (float& x : GuardedMemory::elements(expected)) {
-          if (rounded) x = float_from_bf16(bf16_from_float(x));
-        }
-        expect_identical(expand(bench.device.copy_of(w, in_type)), expected);
+      for (const DType in_type : kActivationTypes) {
+        const DType narrower = in_type == DType::kBF16 ? in_type : out_type;
+        expect_identical(expand(bench.device.copy_of(w, in_type)),
+                         rounded(bench.memory.copy_of(w), narrower));
       }
     }
   }

@@ -11,23 +11,21 @@
 namespace rankwise {
 namespace {
 
-using testing::DeviceMemory;
 using testing::expect_identical;
 using testing::expect_near;
-using testing::GuardedMemory;
+using testing::kActivationTypes;
 
 constexpr float kEps = 1e-5f;
-constexpr DType kTypes[] = {DType::kF32, DType::kBF16};
 
 double tolerance(DType dtype) { return dtype == DType::kF32 ? 1e-5 : 5e-3; }
 
 // The same inputs, rounded to `dtype`, on both devices.
-struct Call {
-  Call(int64_t rows, int64_t width, DType type, int64_t extra) : dtype(type), extra_columns(extra) {
+struct Call : testing::Backends {
+  Call(int64_t rows, int64_t width, DType type, int64_t extra) : dtype(type) {
     const Shape shape{rows, width};
-    x = input(memory.normal(shape, 3.0f));
-    dy = input(memory.normal(shape));
-    dx = input(memory.normal(shape));
+    x = pair(memory.normal(shape, 3.0f), dtype, extra);
+    dy = pair(memory.normal(shape), dtype, extra);
+    dx = pair(memory.normal(shape), dtype, extra);
     weight = memory.normal({width});
     dweight = memory.normal({width});
     y = device.poisoned(dtype, shape, extra);
@@ -38,13 +36,6 @@ struct Call {
     host_inv_rms = memory.poisoned({rows});
     rms_norm(host_y, host_inv_rms, x.host, weight, kEps, cpu);
     rms_norm(y, inv_rms, x.gpu, gpu_weight, kEps, gpu);
-  }
-  struct Pair {
-    Tensor host, gpu;
-  };
-  Pair input(const Tensor& values) {
-    const Tensor on_gpu = device.copy_of(values, dtype, extra_columns);
-    return {device.to_host(on_gpu, memory), on_gpu};
   }
   void backward(const Pair& out, bool accumulate, bool with_weight) {
     const Tensor none;
@@ -57,11 +48,6 @@ struct Call {
   }
 
   DType dtype;
-  int64_t extra_columns;
-  GuardedMemory memory;
-  Stream cpu;
-  Stream gpu{Device{DeviceKind::kCuda, 0}};
-  DeviceMemory device{gpu};
   Pair x, dy, dx;
   Tensor weight, dweight, gpu_weight, gpu_dweight;
   Tensor y, inv_rms, host_y, host_inv_rms;
@@ -75,7 +61,7 @@ const std::vector<std::pair<int64_t, int64_t>> kShapes{
 TEST(RmsNormCuda, AgreesWithTheCpu) {
   RW_REQUIRE_GPU();
   for (const auto& [rows, width] : kShapes) {
-    for (const DType dtype : kTypes) {
+    for (const DType dtype : kActivationTypes) {
       for (const int64_t extra : {0, 8, 3}) {
         SCOPED_TRACE(::testing::Message()
                      << rows << " x " << width << " " << name_of(dtype) << " extra " << extra);

@@ -11,16 +11,9 @@
 namespace rankwise {
 namespace {
 
-using testing::DeviceMemory;
+using testing::Backends;
 using testing::expect_near;
-using testing::GuardedMemory;
-
-struct Backends {
-  GuardedMemory memory;
-  Stream cpu;
-  Stream gpu{Device{DeviceKind::kCuda, 0}};
-  DeviceMemory device{gpu};
-};
+using testing::kActivationTypes;
 
 double tolerance(DType dtype) { return dtype == DType::kF32 ? 1e-6 : 5e-3; }
 
@@ -70,7 +63,7 @@ void expect_same_rotation(Backends& b, const Tensor& q, const Tensor& k, bool in
 TEST(RopeCuda, AgreesWithTheCpu) {
   RW_REQUIRE_GPU();
   for (const HeadShape& s : kShapes) {
-    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const DType dtype : kActivationTypes) {
       for (const int64_t extra : {0, 8, 3}) {
         SCOPED_TRACE(::testing::Message()
                      << s.tokens << " tokens, heads " << s.q_heads << ", " << s.k_heads << " of "
@@ -90,7 +83,7 @@ TEST(RopeCuda, AgreesWithTheCpu) {
 TEST(RopeCuda, TurnsColumnsOfAPackedMatrixAndNoOthers) {
   RW_REQUIRE_GPU();
   for (const HeadShape& s : kShapes) {
-    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const DType dtype : kActivationTypes) {
       Backends b;
       const int64_t q_width = s.q_heads * s.dim;
       const int64_t k_width = s.k_heads * s.dim;

@@ -3,37 +3,27 @@
 
 #include <gtest/gtest.h>
 
-#include <vector>
-
 #include "tests/support/device_memory.h"
 
 namespace rankwise {
 namespace {
 
-using testing::DeviceMemory;
 using testing::expect_identical;
 using testing::expect_near;
-using testing::GuardedMemory;
+using testing::kActivationTypes;
 
 double tolerance(DType dtype) { return dtype == DType::kF32 ? 2e-6 : 5e-3; }
 
 // The same inputs, rounded to `dtype`, on both devices.
-struct Call {
+struct Call : testing::Backends {
   Call(const Shape& shape, DType type, int64_t extra) : dtype(type), extra_columns(extra) {
-    gate = input(memory.normal(shape, 4.0f));
-    up = input(memory.normal(shape));
-    dy = input(memory.normal(shape));
+    gate = pair(memory.normal(shape, 4.0f), dtype, extra);
+    up = pair(memory.normal(shape), dtype, extra);
+    dy = pair(memory.normal(shape), dtype, extra);
     y = output(shape);
     inner = output(shape);
     dgate = output(shape);
     dup = output(shape);
-  }
-  struct Pair {
-    Tensor host, gpu;
-  };
-  Pair input(const Tensor& values) {
-    const Tensor on_gpu = device.copy_of(values, dtype, extra_columns);
-    return {device.to_host(on_gpu, memory), on_gpu};
   }
   Pair output(const Shape& shape) {
     return {memory.poisoned(shape), device.poisoned(dtype, shape, extra_columns)};
@@ -56,10 +46,6 @@ struct Call {
 
   DType dtype;
   int64_t extra_columns;
-  GuardedMemory memory;
-  Stream cpu;
-  Stream gpu{Device{DeviceKind::kCuda, 0}};
-  DeviceMemory device{gpu};
   Pair gate, up, dy, y, inner, dgate, dup;
 };
 
@@ -67,7 +53,7 @@ TEST(SwiGluCuda, AgreesWithTheCpu) {
   RW_REQUIRE_GPU();
   for (const Shape& shape : {Shape{1, 1}, Shape{3, 24}, Shape{5, 172}, Shape{65, 37},
                              Shape{130, 688}, Shape{3, 11008}}) {
-    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const DType dtype : kActivationTypes) {
       for (const int64_t extra : {0, 8, 3}) {
         SCOPED_TRACE(::testing::Message()
                      << to_string(shape) << " " << name_of(dtype) << " extra " << extra);
@@ -94,10 +80,11 @@ TEST(SwiGluCuda, MayOverwriteItsInputs) {
 
 TEST(SwiGluCuda, SaturatesWithoutOverflow) {
   RW_REQUIRE_GPU();
-  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+  for (const DType dtype : kActivationTypes) {
     Call call({1, 8}, dtype, 0);
-    call.gate = call.input(
-        call.memory.of<float>({1, 8}, {-1e4f, 1e4f, -128.0f, 128.0f, -88.0f, 0.0f, -96.0f, 64.0f}));
+    call.gate = call.pair(
+        call.memory.of<float>({1, 8}, {-1e4f, 1e4f, -128.0f, 128.0f, -88.0f, 0.0f, -96.0f, 64.0f}),
+        dtype);
     call.forward();
     call.backward(call.dgate, call.dup, call.inner);
   }
