@@ -12,13 +12,17 @@ namespace {
 // Of a GPU: code and handles of libraries, which are loaded as they are first used.
 constexpr int64_t kLibraryBytes = int64_t{1} << 30;
 
+constexpr int kOldestComputeMajor = 8;
+
 }  // namespace
 
 Device choose_device(DeviceChoice choice, int ranks) {
   const Device gpu{DeviceKind::kCuda, 0};
   if (choice == DeviceChoice::kCpu) return Device{};
   if (choice == DeviceChoice::kAuto) {
-    return ranks == 1 && gpu_count() > 0 ? gpu : Device{};
+    const bool usable = ranks == 1 && gpu_count() > 0 &&
+                        gpu_properties(gpu.index).compute_major >= kOldestComputeMajor;
+    return usable ? gpu : Device{};
   }
   if (!kHasCuda) {
     throw ConfigError("device: cuda is not in this build; build with the CUDA toolkit");
@@ -26,6 +30,12 @@ Device choose_device(DeviceChoice choice, int ranks) {
   if (ranks > 1) throw ConfigError("device: cuda runs on one rank in this version");
   if (gpu_count() == 0) {
     throw ConfigError("device: cuda finds no GPU here; `rankwise doctor` tells what there is");
+  }
+  const GpuProperties found = gpu_properties(gpu.index);
+  if (found.compute_major < kOldestComputeMajor) {
+    throw ConfigError(
+        fmt::format("device: cuda needs compute capability {}.0 or newer, {} has {}.{}",
+                    kOldestComputeMajor, found.name, found.compute_major, found.compute_minor));
   }
   return gpu;
 }

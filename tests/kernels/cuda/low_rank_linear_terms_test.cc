@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cuda/low_rank_linear_terms.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+
+#include "tests/support/device_memory.h"
+
+namespace rankwise {
+namespace {
+
+using testing::Backends;
+using testing::kActivationTypes;
+
+// Two layers of 5 and 3 outputs that read 12 columns, with ranks 2 and 3.
+struct Rig : Backends {
+  Rig() {
+    for (const auto& [out, rank, scale] : {std::tuple{5, 2, 0.5f}, std::tuple{3, 3, 2.0f}}) {
+      a.push_back(memory.uniform({rank, 12}));
+      b.push_back(memory.uniform({out, rank}));
+      weights.push_back(memory.uniform({out, 12}));
+      on_gpu.emplace_back(device.copy_of(weights.back()));
+      scales.push_back(scale);
+    }
+    for (size_t i = 0; i < 2; ++i) {
+      layers.push_back({&on_gpu[i], device.copy_of(a[i]), device.copy_of(b[i]), scales[i]});
+    }
+    group = cuda::group_of(layers);
+  }
+  std::vector<Tensor> a, b, weights;
+  std::vector<Weight> on_gpu;
+  std::vector<float> scales;
+  std::vector<LowRankLinear> layers;
+  cuda::Group group;
+};
+
+float at(const Tensor& x, int64_t row, int64_t column) {
+  return x.data<float>()[row * x.dim(1) + column];
+}
+
+TEST(CudaLowRankTerms, FillTheMatrixOfAGroup) {
+  RW_REQUIRE_GPU();
+  for (const DType type : kActivationTypes) {
+    Rig rig;
+    const Tensor matrix = rig.device.poisoned(type, {8 + 5, 12 + 5}, 64 - 17);
+    cuda::expand_weights(matrix, rig.group, rig.layers, rig.gpu);
+    cuda::expand_terms(matrix, rig.group, rig.layers, rig.gpu);
+    const Tensor got = rig.device.to_host(matrix, rig.memory);
+    const auto expect = [&](int64_t row, int64_t column, float value) {
+      const float kept = type == DType::kF32 ? value : float_from_bf16(bf16_from_float(value));
+      EXPECT_EQ(at(got, row, column), kept) << row << ", " << column;
+    };
+    for (int64_t layer = 0; layer < 2; ++layer) {
+      const auto i = static_cast<size_t>(layer);
+      const int64_t first_out = layer == 0 ? 0 : 5, first_rank = layer == 0 ? 0 : 2;
+      for (int64_t row = 0; row < rig.b[i].dim(0); ++row) {
+        for (int64_t c = 0; c < 12; ++c) expect(first_out + row, c, at(rig.weights[i], row, c));
+        for (int64_t r = 0; r < 5; ++r) {
+          const bool own = r >= first_rank && r < first_rank + rig.b[i].dim(1);
+          expect(first_out + row, 12 + r,
+                 own ? rig.scales[i] * at(rig.b[i], row, r - first_rank) : 0.0f);
+        }
+      }
+      for (int64_t r = 0; r < rig.a[i].dim(0); ++r) {
+        for (int64_t c = 0; c < 12; ++c) expect(8 + first_rank + r, c, at(rig.a[i], r, c));
+      }
+    }
+  }
+}
+
+TEST(CudaLowRankTerms, AddTheirBlocksOfTheGradients) {
+  RW_REQUIRE_GPU();
+  Rig rig;
+  const Tensor a_sums = rig.memory.uniform({5, 12});
+  const Tensor b_sums = rig.memory.uniform({8, 5});
+  std::array<Tensor, 2> das, dbs, da_before, db_before;
+  for (size_t i = 0; i < 2; ++i) {
+    da_before[i] = rig.memory.uniform(rig.a[i].shape());
+    db_before[i] = rig.memory.uniform(rig.b[i].shape());
+    das[i] = rig.device.copy_of(da_before[i]);
+    dbs[i] = rig.device.copy_of(db_before[i]);
+  }
+  cuda::add_gradients(das, dbs, rig.device.copy_of(a_sums), rig.device.copy_of(b_sums), rig.group,
+                      rig.layers, rig.gpu);
+  for (size_t i = 0; i < 2; ++i) {
+    const int64_t first_out = i == 0 ? 0 : 5, first_rank = i == 0 ? 0 : 2;
+    const Tensor da = rig.device.to_host(das[i], rig.memory);
+    const Tensor db = rig.device.to_host(dbs[i], rig.memory);
+    for (int64_t r = 0; r < da.dim(0); ++r) {
+      for (int64_t c = 0; c < 12; ++c) {
+        EXPECT_NEAR(at(da, r, c), at(da_before[i], r, c) + at(a_sums, first_rank + r, c), 1e-6);
+      }
+      for (int64_t row = 0; row < db.dim(0); ++row) {
+        const float added = rig.scales[i] * at(b_sums, first_out + row, first_rank + r);
+        EXPECT_NEAR(at(db, row, r), at(db_before[i], row, r) + added, 1e-6);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace rankwise
