@@ -92,6 +92,40 @@ TEST(GpuTraining, Bf16EndsWhereFp32Does) {
   EXPECT_NEAR(stories.evaluate(rig), 2.3255, 0.02);
 }
 
+// Rounding to bf16 alone, emulated in fp32 at every place where the GPU rounds, gives these
+// gradients errors of 3.4 % on average and 6.5 % at most.
+TEST(GpuTraining, Bf16GradientsHaveOnlyTheErrorOfRounding) {
+  RW_REQUIRE_GPU();
+  RW_REQUIRE_SHARED();
+  StoriesModel stories;
+  const Tensor ids = stories.expected.i64("train_ids");
+  const MicroBatch batch =
+      testing::golden_batch(ids, stories.expected.i64("train_labels"), 0, ids.dim(1), true);
+  RigOptions options = StoriesModel::lora_options();
+  TrainingRig exact(stories.config, *stories.weights, options);
+  options.device = kGpu;
+  options.plan.compute = DType::kBF16;
+  TrainingRig rounded(stories.config, *stories.weights, options);
+  for (TrainingRig* rig : {&exact, &rounded}) {
+    load_peft_weights(testing::golden_folder("stories260k/lora_final"), rig->model().adapters(),
+                      rig->stream());
+  }
+  const double loss = exact.accumulate({batch}).mean();
+  EXPECT_NEAR(rounded.accumulate({batch}).mean(), loss, 2e-3 * loss);
+  double sum = 0.0;
+  for (size_t i = 0; i < exact.trained().size(); ++i) {
+    const double error = testing::relative_l2(rounded.host_copy(rounded.trained()[i]->gradient),
+                                              exact.trained()[i]->gradient);
+    EXPECT_LT(error, 0.1) << exact.trained()[i]->name;
+    RecordProperty(exact.trained()[i]->name, fmt::format("{:.4f}", error));
+    sum += error;
+  }
+  EXPECT_LT(sum / static_cast<double>(exact.trained().size()), 0.045);
+  EXPECT_NEAR(stories.evaluate(rounded), stories.evaluate(exact), 0.01);
+  RecordProperty("eval",
+                 fmt::format("{:.5f} {:.5f}", stories.evaluate(rounded), stories.evaluate(exact)));
+}
+
 TEST(GpuTraining, OddShapesTrainAsOnTheCpu) {
   RW_REQUIRE_GPU();
   for (const bool nf4 : {false, true}) {
