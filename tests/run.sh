@@ -55,12 +55,14 @@ ring() {  # ring PRESET LABEL
   echo "-- $1: ring $2: $((SECONDS - begin)) s"
 }
 
-build_cuda() {
-  # In a folder of its own: the preset's keeps its tests.
-  quietly "$logs/cuda-configure.log" \
-    cmake --preset cuda-release -B build/cuda-link -D RANKWISE_TESTS=OFF -D RANKWISE_BENCH=OFF ||
-    return 1
-  quietly "$logs/cuda-build.log" cmake --build build/cuda-link -j "$jobs"
+build_cuda() {  # the program, and the tests that need a GPU to run (tests/gpu.sh)
+  quietly "$logs/cuda-configure.log" cmake --preset cuda-release -D RANKWISE_BENCH=OFF || return 1
+  local targets
+  mapfile -t targets < <(ctest --preset cuda-release -N -L '^gpu$' |
+    sed -n 's/^ *Test *#[0-9]*: //p')
+  [[ ${#targets[@]} -gt 0 ]] || return 1
+  quietly "$logs/cuda-build.log" \
+    cmake --build --preset cuda-release -j "$jobs" --target rankwise "${targets[@]}"
 }
 
 nothing_is_left_out() {  # every test carries one of the labels that this script runs
