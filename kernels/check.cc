@@ -53,13 +53,16 @@ void nf4(std::string_view op, const QuantizedTensor& actual) {
             to_string(actual.shape));
   RW_ASSERT(actual.block_size > 0 && actual.block_size % 2 == 0, "{}: block size {}", op,
             actual.block_size);
+  RW_ASSERT(
+      actual.first >= 0 && (actual.row_stride == 0 || actual.row_stride >= actual.shape.dim(1)),
+      "{}: slice {} from {} with rows {} apart", op, to_string(actual.shape), actual.first,
+      actual.row_stride);
   dtype(op, "codes", actual.codes, DType::kU8);
   shape(op, "codes", actual.codes, {(actual.shape.numel() + 1) / 2});
   dtype(op, "absmax", actual.absmax, actual.nested() ? DType::kU8 : DType::kF32);
   shape(op, "absmax", actual.absmax, {actual.blocks()});
   if (!actual.nested()) return;
-  constexpr int64_t kGroup = QuantizedTensor::kNestedBlock;
-  f32(op, "nested_absmax", actual.nested_absmax, {(actual.blocks() + kGroup - 1) / kGroup});
+  f32(op, "nested_absmax", actual.nested_absmax, {actual.groups()});
   f32(op, "nested_map", actual.nested_map, {256});
 }
 

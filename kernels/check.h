@@ -25,7 +25,8 @@ void activation(std::string_view op, std::string_view argument, const Tensor& ac
 // The same, and of the type of `like`.
 void activation(std::string_view op, std::string_view argument, const Tensor& actual,
                 const Shape& expected, const Tensor& like);
-// Rank 2, and codes and scales have the types and sizes that shape and block size demand.
+// Rank 2, and codes and scales have the types and sizes that shape, place in the whole matrix and
+// block size demand.
 void nf4(std::string_view op, const QuantizedTensor& actual);
 
 }  // namespace rankwise::check

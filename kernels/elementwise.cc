@@ -106,16 +106,18 @@ void sum_of_squares(const Tensor& sum, std::span<const Tensor> xs, Stream& strea
   for (const Tensor& x : xs) cpu::sum_of_squares(sum, x);
 }
 
-void dropout(const Tensor& y, const Tensor& x, float p, const Rng& rng, uint64_t first_index,
+void dropout(const Tensor& y, const Tensor& x, float p, const Rng& rng, const MaskPlace& place,
              Stream& stream) {
   RW_ASSERT(p >= 0.0f && p < 1.0f, "dropout: p {}", p);
+  RW_ASSERT(x.rank() == 2 && place.width >= x.dim(1), "dropout: x {} of width {}",
+            to_string(x.shape()), place.width);
   check::activation("dropout", "x", x, x.shape());
   check::activation("dropout", "y", y, x.shape());
   if (stream.measuring()) return;
   if constexpr (kHasCuda) {
-    if (stream.is_cuda()) return cuda::dropout(y, x, p, rng, first_index, stream);
+    if (stream.is_cuda()) return cuda::dropout(y, x, p, rng, place, stream);
   }
-  cpu::dropout(y, x, p, rng, first_index);
+  cpu::dropout(y, x, p, rng, place);
 }
 
 void fill_normal(const Tensor& x, float mean, float stddev, const Rng& rng, Stream& stream) {

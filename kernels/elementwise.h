@@ -2,9 +2,9 @@
 // Small element-wise operations and reductions: fill, copy, add, scale, bias, sums.
 #pragma once
 
-#include <cstdint>
 #include <span>
 
+#include "kernels/mask_place.h"
 #include "runtime/rng.h"
 #include "runtime/stream.h"
 #include "runtime/tensor.h"
@@ -29,10 +29,10 @@ void bias_backward(const Tensor& dbias, const Tensor& dy, Stream& stream);
 // sum (1) F64 += sum of x^2 over all tensors (F32), accumulated in fp64 in a fixed order.
 void sum_of_squares(const Tensor& sum, std::span<const Tensor> xs, Stream& stream);
 
-// Inverted dropout on activations: y[i] = keep(first_index + i) ? x[i] / (1 - p) : 0, keep(j) =
-// rng.uniform(j) >= p, i counting elements row by row whatever the row stride. The backward pass is
+// Inverted dropout on activations x (T, C): y = keep(index) ? x / (1 - p) : 0 with the index that
+// `place` gives and keep(j) = rng.uniform(j) >= p, whatever the row stride. The backward pass is
 // the same call on the gradient. y may be x.
-void dropout(const Tensor& y, const Tensor& x, float p, const Rng& rng, uint64_t first_index,
+void dropout(const Tensor& y, const Tensor& x, float p, const Rng& rng, const MaskPlace& place,
              Stream& stream);
 
 // Element i = mean + stddev * rng.normal(i), up to the accuracy of the device's functions; F32 or,

@@ -11,9 +11,9 @@
 namespace rankwise {
 namespace {
 
-// Of this shape and of the type of the others; rows may be strided.
-void check_activation(std::string_view op, std::string_view argument, const Tensor& actual,
-                      const Shape& expected, DType type) {
+// Of this shape and type; rows may be strided.
+void check_matrix(std::string_view op, std::string_view argument, const Tensor& actual,
+                  const Shape& expected, DType type) {
   check::dtype(op, argument, actual, type);
   check::shape(op, argument, actual, expected);
 }
@@ -31,7 +31,7 @@ void check_layers(std::string_view op, std::span<const LowRankLinear> layers, DT
       check::nf4(op, *quantized);
     }
     if (layer.rank() == 0) continue;
-    check::f32(op, "a", layer.a, {layer.rank(), layer.in()});
+    check_matrix(op, "a", layer.a, {layer.rank(), layer.in()}, DType::kF32);
     check::f32(op, "b", layer.b, {layer.out(), layer.rank()});
   }
 }
@@ -45,7 +45,7 @@ void check_group(std::string_view op, std::string_view argument, std::span<const
   for (size_t i = 0; i < layers.size(); ++i) {
     const int64_t columns = (layers[i].*width)();
     if (columns == 0) continue;
-    check_activation(op, argument, actual[i], {like.dim(0), columns}, like.dtype());
+    check_matrix(op, argument, actual[i], {like.dim(0), columns}, like.dtype());
   }
 }
 
@@ -56,12 +56,12 @@ void low_rank_linear(std::span<const Tensor> ys, std::span<const Tensor> downs, 
   constexpr std::string_view kOp = "low_rank_linear";
   RW_ASSERT(x.defined() && x.rank() == 2, "{}: x", kOp);
   check_layers(kOp, layers, x.dtype(), stream);
-  check_activation(kOp, "x", x, {x.dim(0), layers[0].in()}, x.dtype());
+  check_matrix(kOp, "x", x, {x.dim(0), layers[0].in()}, x.dtype());
   check_group(kOp, "y", ys, layers, &LowRankLinear::out, x);
   check_group(kOp, "down", downs, layers, &LowRankLinear::rank, x);
   if (addend.defined()) {
     RW_ASSERT(layers.size() == 1, "{}: addend of {} layers", kOp, layers.size());
-    check_activation(kOp, "addend", addend, ys[0].shape(), x.dtype());
+    check_matrix(kOp, "addend", addend, ys[0].shape(), x.dtype());
   }
   if constexpr (kHasCuda) {
     if (stream.is_cuda()) {
@@ -91,7 +91,7 @@ void low_rank_linear_backward_input(const Tensor& dx, std::span<const Tensor> dd
   check_group(kOp, "dy", dys, layers, &LowRankLinear::out, dy);
   check_group(kOp, "ddown", ddowns, layers, &LowRankLinear::rank, dy);
   if (dx.defined()) {
-    check_activation(kOp, "dx", dx, {dy.dim(0), layers[0].in()}, dy.dtype());
+    check_matrix(kOp, "dx", dx, {dy.dim(0), layers[0].in()}, dy.dtype());
   }
   if constexpr (kHasCuda) {
     if (stream.is_cuda()) {
@@ -117,7 +117,7 @@ void low_rank_linear_backward_weight(std::span<const Tensor> das, std::span<cons
   constexpr std::string_view kOp = "low_rank_linear_backward_weight";
   RW_ASSERT(x.defined() && x.rank() == 2, "{}: x", kOp);
   check_layers(kOp, layers, x.dtype(), stream);
-  check_activation(kOp, "x", x, {x.dim(0), layers[0].in()}, x.dtype());
+  check_matrix(kOp, "x", x, {x.dim(0), layers[0].in()}, x.dtype());
   check_group(kOp, "dy", dys, layers, &LowRankLinear::out, x);
   check_group(kOp, "ddown", ddowns, layers, &LowRankLinear::rank, x);
   check_group(kOp, "down", downs, layers, &LowRankLinear::rank, x);
@@ -125,7 +125,7 @@ void low_rank_linear_backward_weight(std::span<const Tensor> das, std::span<cons
             kOp, das.size(), dbs.size());
   for (size_t i = 0; i < layers.size(); ++i) {
     if (layers[i].rank() == 0) continue;
-    check::f32(kOp, "da", das[i], layers[i].a.shape());
+    check_matrix(kOp, "da", das[i], layers[i].a.shape(), DType::kF32);
     check::f32(kOp, "db", dbs[i], layers[i].b.shape());
   }
   if constexpr (kHasCuda) {

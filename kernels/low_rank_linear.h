@@ -15,7 +15,7 @@ namespace rankwise {
 // One layer of a group. Rank 0 (a and b undefined): no low-rank term.
 struct LowRankLinear {
   const Weight* weight = nullptr;  // (out, in): F32, BF16 (CUDA) or NF4
-  Tensor a;                        // (rank, in) F32
+  Tensor a;                        // (rank, in) F32; rows may be strided
   Tensor b;                        // (out, rank) F32
   float scale = 0.0f;
 
@@ -25,8 +25,8 @@ struct LowRankLinear {
 };
 
 // Tensors of a group, one entry per layer: ys, dys (T, out_i), downs, ddowns (T, rank_i; undefined
-// where the rank is 0), das (rank_i, in) and dbs (out_i, rank_i) F32. Activations are F32, or BF16
-// on CUDA, all of one type; rows may be strided.
+// where the rank is 0), das (rank_i, in), rows may be strided, and dbs (out_i, rank_i) F32.
+// Activations are F32, or BF16 on CUDA, all of one type; rows may be strided.
 //
 // On CUDA the low-rank terms ride the big products where memory allows: when the outputs of a group
 // are neighbouring columns of one matrix (see ForwardContext::allocate_columns), one product makes
@@ -34,20 +34,20 @@ struct LowRankLinear {
 // are multiplied with the weight in one product of inner dimension in + sum of ranks (out + sum of
 // ranks). Any other layout gives the same values by separate products.
 
-// downs[i] = x A_i^T; ys[i] = addend + x W_i^T + s_i downs[i] B_i^T. addend (T, out), for a group of
-// one layer only: undefined for none; it may be ys[0].
+// downs[i] = x A_i^T; ys[i] = addend + x W_i^T + s_i downs[i] B_i^T. addend (T, out), for a group
+// of one layer only: undefined for none; it may be ys[0].
 void low_rank_linear(std::span<const Tensor> ys, std::span<const Tensor> downs, const Tensor& x,
                      std::span<const LowRankLinear> layers, const Tensor& addend, Stream& stream);
 
-// ddowns[i] = s_i dys[i] B_i; dx (T, in) = beta * dx + sum_i (dys[i] W_i + ddowns[i] A_i). dx may be
-// undefined (not wanted).
+// ddowns[i] = s_i dys[i] B_i; dx (T, in) = beta * dx + sum_i (dys[i] W_i + ddowns[i] A_i). dx may
+// be undefined (not wanted).
 void low_rank_linear_backward_input(const Tensor& dx, std::span<const Tensor> ddowns,
                                     std::span<const Tensor> dys,
                                     std::span<const LowRankLinear> layers, float beta,
                                     Stream& stream);
 
-// das[i] += ddowns[i]^T x; dbs[i] += s_i dys[i]^T downs[i]. Layers of rank 0 are left out. The order
-// of summation is fixed.
+// das[i] += ddowns[i]^T x; dbs[i] += s_i dys[i]^T downs[i]. Layers of rank 0 are left out. The
+// order of summation is fixed.
 void low_rank_linear_backward_weight(std::span<const Tensor> das, std::span<const Tensor> dbs,
                                      std::span<const Tensor> ddowns, std::span<const Tensor> dys,
                                      std::span<const Tensor> downs, const Tensor& x,

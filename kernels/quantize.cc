@@ -4,11 +4,14 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 
 #include "kernels/check.h"
 #include "kernels/cpu/quantize.h"
 #include "kernels/cuda/dequantize.h"
 #include "kernels/cuda/quantize.h"
+#include "runtime/packed_codes.h"
+#include "runtime/transfer.h"
 
 namespace rankwise {
 namespace {
@@ -63,6 +66,29 @@ std::array<float, 256> build_signed_dynamic_map() {
   return map;
 }
 
+// Sets shape and place, and allocates codes and scales.
+void allocate_slice(QuantizedTensor& out, const MatrixSlice& slice, bool nested, Arena& arena,
+                    std::string_view purpose) {
+  out.shape = slice.shape();
+  out.first = slice.first();
+  out.row_stride = slice.is_contiguous() ? 0 : slice.in();
+  out.codes = arena.allocate(purpose, DType::kU8, {(out.shape.numel() + 1) / 2});
+  out.absmax = arena.allocate(purpose, nested ? DType::kU8 : DType::kF32, {out.blocks()});
+  if (!nested) return;
+  out.nested_absmax = arena.allocate(purpose, DType::kF32, {out.groups()});
+  out.nested_map = arena.allocate(purpose, DType::kF32, {256});
+}
+
+void check_whole(std::string_view op, const QuantizedTensor& q) {
+  check::nf4(op, q);
+  RW_ASSERT(q.first == 0 && q.row_stride == 0, "{}: a slice, from element {}", op, q.first);
+}
+
+// to = the items of `from` from `first` on; both of rank 1.
+void copy_items(const Tensor& to, const Tensor& from, int64_t first) {
+  std::memcpy(to.raw(), from.rows(first, first + to.dim(0)).raw(), static_cast<size_t>(to.bytes()));
+}
+
 }  // namespace
 
 std::span<const float, 16> nf4_values() { return kNf4Values; }
@@ -80,32 +106,82 @@ float mean_scale(std::span<const float> scales) {
   return scales.empty() ? 0.0f : static_cast<float>(sum / static_cast<double>(scales.size()));
 }
 
-QuantizedTensor allocate_nf4(const Shape& shape, bool double_quant, DType source_dtype,
+QuantizedTensor allocate_nf4(const MatrixSlice& slice, bool double_quant, DType source_dtype,
                              Arena& arena, std::string_view purpose) {
   QuantizedTensor out;
-  out.shape = shape;
   out.block_size = kNf4Block;
   out.source_dtype = source_dtype;
-  const int64_t blocks = out.blocks();
-  out.codes = arena.allocate(purpose, DType::kU8, {(shape.numel() + 1) / 2});
-  out.absmax = arena.allocate(purpose, double_quant ? DType::kU8 : DType::kF32, {blocks});
-  if (double_quant) {
-    const int64_t groups =
-        (blocks + QuantizedTensor::kNestedBlock - 1) / QuantizedTensor::kNestedBlock;
-    out.nested_absmax = arena.allocate(purpose, DType::kF32, {groups});
-    out.nested_map = arena.allocate(purpose, DType::kF32, {256});
+  allocate_slice(out, slice, double_quant, arena, purpose);
+  return out;
+}
+
+QuantizedTensor slice_nf4(const QuantizedTensor& whole, const MatrixSlice& slice, Arena& arena,
+                          std::string_view purpose) {
+  check_whole("slice_nf4", whole);
+  RW_ASSERT(slice.whole == whole.shape && !whole.codes.device().is_cuda(), "slice of {} from {}",
+            to_string(slice.whole), to_string(whole.shape));
+  QuantizedTensor out = whole;
+  allocate_slice(out, slice, whole.nested(), arena, purpose);
+  if (arena.measuring()) return out;
+  auto* codes = out.codes.data<uint8_t>();
+  const int64_t rows = out.shape.dim(0), width = out.shape.dim(1);
+  for (int64_t row = 0; row < rows; ++row) {
+    copy_codes({codes, row * width},
+               {whole.codes.data<uint8_t>(), out.first + row * out.whole_in()}, width);
+  }
+  pad_codes(codes, out.shape.numel());
+  copy_items(out.absmax, whole.absmax, out.first_block());
+  if (out.nested()) {
+    copy_items(out.nested_absmax, whole.nested_absmax, out.first_group());
+    copy_items(out.nested_map, whole.nested_map, 0);
   }
   return out;
 }
 
 void quantize_nf4(QuantizedTensor& out, const Tensor& w, Stream& stream) {
-  check::nf4("quantize_nf4", out);
+  check_whole("quantize_nf4", out);
   check::f32("quantize_nf4", "w", w, out.shape);
   if constexpr (kHasCuda) {
     if (stream.is_cuda()) return cuda::quantize_nf4(out, w, stream);
   }
   if (stream.measuring()) return;
   cpu::quantize_nf4(out, w, stream);
+}
+
+void quantize_nf4_blocks(const Tensor& codes, const Tensor& scales, const Tensor& w,
+                         Stream& stream) {
+  check::f32("quantize_nf4_blocks", "w", w, {w.numel()});
+  check::dtype("quantize_nf4_blocks", "codes", codes, DType::kU8);
+  check::shape("quantize_nf4_blocks", "codes", codes, {(w.numel() + 1) / 2});
+  check::f32("quantize_nf4_blocks", "scales", scales, {(w.numel() + kNf4Block - 1) / kNf4Block});
+  if (stream.measuring()) return;
+  if constexpr (kHasCuda) {
+    if (stream.is_cuda()) return cuda::quantize_nf4_blocks(codes, scales, w, stream);
+  }
+  cpu::quantize_nf4_blocks(codes, scales, w);
+}
+
+void set_nf4_scales(QuantizedTensor& out, std::span<const float> whole_scales, Stream& stream) {
+  check::nf4("set_nf4_scales", out);
+  if (stream.measuring()) return;
+  RW_ASSERT(out.first_block() + out.blocks() <= static_cast<int64_t>(whole_scales.size()),
+            "set_nf4_scales: blocks {} + {} of {}", out.first_block(), out.blocks(),
+            whole_scales.size());
+  if (!stream.is_cuda()) return cpu::set_nf4_scales(out, whole_scales);
+  Arena arena;
+  const auto on_host = [&](const Tensor& part) {
+    return part.defined() ? arena.allocate("scales", part.dtype(), part.shape()) : Tensor();
+  };
+  QuantizedTensor host = out;
+  host.absmax = on_host(out.absmax);
+  host.nested_absmax = on_host(out.nested_absmax);
+  host.nested_map = on_host(out.nested_map);
+  cpu::set_nf4_scales(host, whole_scales);
+  upload(out.absmax, host.absmax.raw(), stream);
+  if (!out.nested()) return;
+  upload(out.nested_absmax, host.nested_absmax.raw(), stream);
+  upload(out.nested_map, host.nested_map.raw(), stream);
+  out.nested_offset = host.nested_offset;
 }
 
 void dequantize(const Tensor& w, const QuantizedTensor& q, Stream& stream) {
@@ -118,7 +194,7 @@ void dequantize_rows(const Tensor& w, const QuantizedTensor& q, int64_t begin, i
   RW_ASSERT(0 <= begin && begin <= end && end <= q.shape.dim(0), "rows [{}, {}) of {}", begin, end,
             to_string(q.shape));
   check::activation("dequantize_rows", "w", w, {end - begin, q.shape.dim(1)});
-  if (stream.measuring()) return;
+  if (stream.measuring() || w.numel() == 0) return;
   if constexpr (kHasCuda) {
     if (stream.is_cuda()) {
       return cuda::dequantize_rows(w.raw(), w.dtype(), w.row_stride(), q, begin, end, stream);

@@ -27,6 +27,13 @@ void require_device(Device device) {
   }
 }
 
+void select_device(Device device) {
+  require_device(device);
+  if constexpr (kHasCuda) {
+    if (device.is_cuda()) cuda::make_current(device);
+  }
+}
+
 GpuProperties gpu_properties(int index) {
   require_device({DeviceKind::kCuda, index});
   if constexpr (kHasCuda) return cuda::device_properties(index);

@@ -27,6 +27,7 @@ inline constexpr bool kHasCuda = RANKWISE_HAS_CUDA != 0;
 // What the driver tells about one GPU.
 struct GpuProperties {
   std::string name;
+  std::string uuid;  // hexadecimal; the same in every process that sees this GPU
   int compute_major = 0, compute_minor = 0;
   int multiprocessors = 0;
   int64_t memory_bytes = 0;
@@ -39,6 +40,9 @@ int gpu_count();
 // ConfigError for a CUDA device that this build has no backend for, CommunicationError for one that
 // is not there.
 void require_device(Device device);
+// Makes a GPU the current one of the calling thread: work can only be given to streams of that one.
+// Nothing happens for the CPU. Throws as require_device() does.
+void select_device(Device device);
 // Throws as require_device() does.
 GpuProperties gpu_properties(int index);
 

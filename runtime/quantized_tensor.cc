@@ -3,6 +3,17 @@
 
 namespace rankwise {
 
+int64_t QuantizedTensor::blocks() const {
+  if (shape.numel() == 0) return 0;
+  const int64_t last = first + (shape.dim(0) - 1) * whole_in() + shape.dim(1) - 1;
+  return last / block_size - first_block() + 1;
+}
+
+int64_t QuantizedTensor::groups() const {
+  if (blocks() == 0) return 0;
+  return (first_block() + blocks() - 1) / kNestedBlock - first_group() + 1;
+}
+
 int64_t QuantizedTensor::bytes() const {
   return codes.bytes() + absmax.bytes() + (nested() ? nested_absmax.bytes() : 0);
 }

@@ -16,6 +16,10 @@ enum class QuantScheme { kNf4 };
 // the even element in the high nibble. Scales are fp32, or with double quantisation 8-bit codes of
 // the signed dynamic map in blocks of 256, plus one offset for the tensor:
 //   scale[b] = nested_map[absmax[b]] * nested_absmax[b / 256] + nested_offset
+// A slice of a matrix has the codes and the scales of the whole: its codes are packed anew, in its
+// own order, its scales are the consecutive blocks of the whole from the first that it touches to
+// the last, its nested scales likewise. Element (r, c) is element first + r * row_stride + c of the
+// whole and lies in block (that / block_size) of the whole.
 struct QuantizedTensor {
   static constexpr int64_t kNestedBlock = 256;
 
@@ -28,9 +32,16 @@ struct QuantizedTensor {
   Tensor nested_absmax;              // F32 (ceil(blocks / 256)); undefined when not nested
   Tensor nested_map;                 // F32 (256); undefined when not nested
   float nested_offset = 0.0f;
+  int64_t first = 0;       // of a slice
+  int64_t row_stride = 0;  // of a slice: `in` of the whole; 0: this is whole rows of it
 
   bool nested() const { return nested_absmax.defined(); }
-  int64_t blocks() const { return (shape.numel() + block_size - 1) / block_size; }
+  // Elements of the whole from row to row.
+  int64_t whole_in() const { return row_stride == 0 ? shape.dim(1) : row_stride; }
+  int64_t first_block() const { return first / block_size; }
+  int64_t blocks() const;  // entries of absmax
+  int64_t first_group() const { return first_block() / kNestedBlock; }
+  int64_t groups() const;  // entries of nested_absmax, when nested
   // Bytes of codes, scales and nested scales (the shared 256-entry map not counted).
   int64_t bytes() const;
 };

@@ -29,11 +29,11 @@ void release(Device device, void* memory) noexcept {
 
 }  // namespace
 
-Stream::Stream(Device device, Mode mode) : device_(device), mode_(mode) {
+Stream::Stream(Device device, Mode mode, Priority priority) : device_(device), mode_(mode) {
   if (measuring()) return;
   require_device(device);
   if constexpr (kHasCuda) {
-    if (is_cuda()) native_ = cuda::create_stream(device);
+    if (is_cuda()) native_ = cuda::create_stream(device, priority == Priority::kHigh);
   }
 }
 

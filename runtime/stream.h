@@ -17,10 +17,13 @@ namespace rankwise {
 class Stream {
  public:
   enum class Mode { kExecute, kMeasure };
+  // On a GPU, waiting work of kHigh takes multiprocessors that become free before that of kNormal.
+  enum class Priority { kNormal, kHigh };
 
   // ConfigError for a CUDA device that this build has no backend for, CommunicationError for one
   // that is not there, unless only measuring.
-  explicit Stream(Device device = {}, Mode mode = Mode::kExecute);
+  explicit Stream(Device device = {}, Mode mode = Mode::kExecute,
+                  Priority priority = Priority::kNormal);
   ~Stream();
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;

@@ -119,27 +119,30 @@ void draw(std::array<uint32_t, 4 * kDrawBlocks>& words, const Rng& rng, uint64_t
 
 }  // namespace
 
-void dropout(const Tensor& y, const Tensor& x, float p, const Rng& rng, uint64_t first_index) {
+void dropout(const Tensor& y, const Tensor& x, float p, const Rng& rng, const MaskPlace& place) {
   constexpr int64_t kWords = 4 * kDrawBlocks;
-  const int64_t count = x.numel();
-  const float* in = x.data<float>();
-  float* out = y.data<float>();
+  // Whole rows are neighbours in the stream of random numbers: one long row.
+  const int64_t width = x.dim(1) == place.width ? x.numel() : x.dim(1);
+  const int64_t draws = (3 + width + kWords - 1) / kWords;  // of a row, wherever it begins
+  const int64_t rows = width == 0 ? 0 : x.numel() / width;
   const float factor = 1.0f / (1.0f - p);
-  // Where element 0 lies in the first block of random words.
-  const int64_t skip = static_cast<int64_t>(first_index % 4);
-  const int64_t draws = (skip + count + kWords - 1) / kWords;
-#pragma omp parallel for schedule(static) if (count >= kParallelElements)
-  for (int64_t d = 0; d < draws; ++d) {
-    std::array<uint32_t, kWords> words;
-    draw(words, rng, first_index / 4 + static_cast<uint64_t>(d * kDrawBlocks));
-    const int64_t origin = d * kWords - skip;  // element of words[0]
-    const int64_t begin = std::max<int64_t>(0, origin);
-    const int64_t end = std::min(count, origin + kWords);
-    const uint32_t* word = words.data() + (begin - origin);
+#pragma omp parallel for collapse(2) schedule(static) if (x.numel() >= kParallelElements)
+  for (int64_t t = 0; t < rows; ++t) {
+    for (int64_t d = 0; d < draws; ++d) {
+      const float* in = x.data<float>() + t * width;
+      float* out = y.data<float>() + t * width;
+      const uint64_t first = place.first + static_cast<uint64_t>(t * place.width);
+      std::array<uint32_t, kWords> words;
+      draw(words, rng, first / 4 + static_cast<uint64_t>(d * kDrawBlocks));
+      const int64_t origin = d * kWords - static_cast<int64_t>(first % 4);  // element of words[0]
+      const int64_t begin = std::max<int64_t>(0, origin);
+      const int64_t end = std::min(width, origin + kWords);
+      const uint32_t* word = words.data() + (begin - origin);
 #pragma omp simd
-    for (int64_t i = begin; i < end; ++i) {
-      const float uniform = static_cast<float>(word[i - begin] >> 8) * 0x1p-24f;
-      out[i] = uniform >= p ? in[i] * factor : 0.0f;
+      for (int64_t i = begin; i < end; ++i) {
+        const float uniform = static_cast<float>(word[i - begin] >> 8) * 0x1p-24f;
+        out[i] = uniform >= p ? in[i] * factor : 0.0f;
+      }
     }
   }
 }

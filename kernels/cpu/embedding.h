@@ -6,7 +6,8 @@
 
 namespace rankwise::cpu {
 
-void embedding(const Tensor& y, const Tensor& ids, const Tensor& table);
-void embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& ids);
+void embedding(const Tensor& y, const Tensor& ids, const Tensor& table, int64_t first_id);
+void embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& ids,
+                        int64_t first_id);
 
 }  // namespace rankwise::cpu

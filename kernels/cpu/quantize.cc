@@ -19,7 +19,6 @@ namespace rankwise::cpu {
 namespace {
 
 constexpr int64_t kCodesAtOnce = 64;
-constexpr uint8_t kTwoZeros = 0x77;  // code 7 is the value 0, in both nibbles
 
 // Largest magnitude. Magnitudes compare like their bit patterns, which vectorises, and a NaN wins.
 float absolute_maximum(const float* x, int64_t count) {
@@ -51,7 +50,7 @@ void encode_64(uint8_t* packed, const float* x, float inverse_scale) {
 float encode_block(uint8_t* packed, const float* x, int64_t count) {
   const float scale = absolute_maximum(x, count);
   if (scale < FLT_MIN) {
-    std::fill(packed, packed + (count + 1) / 2, kTwoZeros);
+    std::fill(packed, packed + (count + 1) / 2, kNf4TwoZeros);
     return 0.0f;
   }
   const float inverse_scale = 1.0f / scale;
@@ -82,31 +81,23 @@ uint8_t nearest_entry(std::span<const float, 256> map, float x) {
   return static_cast<uint8_t>(take_high ? high : low);
 }
 
-void quantize_scales(QuantizedTensor& out, const float* scales) {
-  const std::span<const float, 256> map = signed_dynamic_map();
-  std::copy(map.begin(), map.end(), out.nested_map.data<float>());
-  const int64_t blocks = out.blocks();
-  out.nested_offset = mean_scale({scales, static_cast<size_t>(blocks)});
-
-  uint8_t* codes = out.absmax.data<uint8_t>();
-  for (int64_t begin = 0; begin < blocks; begin += QuantizedTensor::kNestedBlock) {
-    const int64_t end = std::min(begin + QuantizedTensor::kNestedBlock, blocks);
-    float largest = 0.0f;
-    for (int64_t b = begin; b < end; ++b) {
-      largest = std::max(largest, std::abs(scales[b] - out.nested_offset));
-    }
-    const float inverse = largest < FLT_MIN ? 0.0f : 1.0f / largest;
-    for (int64_t b = begin; b < end; ++b) {
-      codes[b] = nearest_entry(map, (scales[b] - out.nested_offset) * inverse);
-    }
-    out.nested_absmax.data<float>()[begin / QuantizedTensor::kNestedBlock] = largest;
+// Codes and scales of x (numel), in blocks of `block_size` from its first element on.
+void encode(uint8_t* codes, float* scales, const float* x, int64_t numel, int64_t block_size) {
+  const int64_t blocks = (numel + block_size - 1) / block_size;
+#pragma omp parallel for schedule(static) if (numel > kParallelElements)
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int64_t begin = b * block_size;
+    const int64_t count = std::min(block_size, numel - begin);
+    scales[b] = encode_block(codes + begin / 2, x + begin, count);
   }
 }
 
-// The fp32 scale of any block. Reads the tensors' addresses once, ahead of the loop over blocks.
+// The fp32 scale of any block of the whole. Reads the addresses once, ahead of the loop over
+// blocks.
 class BlockScales {
  public:
-  explicit BlockScales(const QuantizedTensor& q) {
+  explicit BlockScales(const QuantizedTensor& q)
+      : first_block_(q.first_block()), first_group_(q.first_group()) {
     if (q.nested()) {
       codes_ = q.absmax.data<uint8_t>();
       map_ = q.nested_map.data<float>();
@@ -118,15 +109,18 @@ class BlockScales {
   }
 
   float operator[](int64_t block) const {
-    if (scales_ != nullptr) return scales_[block];
+    const int64_t own = block - first_block_;
+    if (scales_ != nullptr) return scales_[own];
     // bitsandbytes rounds the product before it adds the offset; volatile keeps the compiler from
     // fusing the two operations into one rounding.
     const volatile float product =
-        map_[codes_[block]] * group_scales_[block / QuantizedTensor::kNestedBlock];
+        map_[codes_[own]] * group_scales_[block / QuantizedTensor::kNestedBlock - first_group_];
     return product + offset_;
   }
 
  private:
+  int64_t first_block_;
+  int64_t first_group_;
   const float* scales_ = nullptr;
   const uint8_t* codes_ = nullptr;
   const float* map_ = nullptr;
@@ -218,7 +212,7 @@ class ScaledValues {
 
 #endif
 
-// Elements [begin, end) of the flattened matrix, all in one block.
+// Elements [begin, end) in the order of the codes, all in one block.
 void decode_range(float* out, const uint8_t* packed, uint64_t begin, uint64_t end,
                   const float* values, float scale) {
   const auto decode_one = [&](uint64_t element) {
@@ -235,38 +229,71 @@ void decode_range(float* out, const uint8_t* packed, uint64_t begin, uint64_t en
 }  // namespace
 
 void quantize_nf4(QuantizedTensor& out, const Tensor& w, Stream& stream) {
-  const int64_t numel = w.numel();
-  const int64_t block_size = out.block_size;
-  const int64_t blocks = out.blocks();
-  const float* values = w.data<float>();
-  uint8_t* codes = out.codes.data<uint8_t>();
-  float* scales =
-      out.nested()
-          ? static_cast<float*>(stream.scratch(static_cast<size_t>(blocks) * sizeof(float)))
-          : out.absmax.data<float>();
-#pragma omp parallel for schedule(static) if (numel > kParallelElements)
-  for (int64_t b = 0; b < blocks; ++b) {
-    const int64_t begin = b * block_size;
-    const int64_t count = std::min(block_size, numel - begin);
-    scales[b] = encode_block(codes + begin / 2, values + begin, count);
+  const auto blocks = static_cast<size_t>(out.blocks());
+  float* scales = out.nested() ? static_cast<float*>(stream.scratch(blocks * sizeof(float)))
+                               : out.absmax.data<float>();
+  encode(out.codes.data<uint8_t>(), scales, w.data<float>(), w.numel(), out.block_size);
+  if (out.nested()) set_nf4_scales(out, {scales, blocks});
+}
+
+void quantize_nf4_blocks(const Tensor& codes, const Tensor& scales, const Tensor& w) {
+  encode(codes.data<uint8_t>(), scales.data<float>(), w.data<float>(), w.numel(), kNf4Block);
+}
+
+void set_nf4_scales(QuantizedTensor& out, std::span<const float> scales) {
+  const int64_t own_begin = out.first_block(), own_end = own_begin + out.blocks();
+  if (!out.nested()) {
+    std::copy_n(scales.data() + own_begin, out.blocks(), out.absmax.data<float>());
+    return;
   }
-  if (out.nested()) quantize_scales(out, scales);
+  const std::span<const float, 256> map = signed_dynamic_map();
+  std::copy(map.begin(), map.end(), out.nested_map.data<float>());
+  const float offset = out.nested_offset = mean_scale(scales);
+  const auto total = static_cast<int64_t>(scales.size());
+  const int64_t first_group = out.first_group(), groups = out.groups();
+  uint8_t* codes = out.absmax.data<uint8_t>();
+  // A group has the scale of all its blocks, also of those outside the slice.
+#pragma omp parallel for schedule(static) if (own_end - own_begin > kParallelElements)
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t begin = (first_group + g) * QuantizedTensor::kNestedBlock;
+    const int64_t end = std::min(begin + QuantizedTensor::kNestedBlock, total);
+    float largest = 0.0f;
+    for (int64_t b = begin; b < end; ++b) largest = std::max(largest, std::abs(scales[b] - offset));
+    const float inverse = largest < FLT_MIN ? 0.0f : 1.0f / largest;
+    for (int64_t b = std::max(begin, own_begin); b < std::min(end, own_end); ++b) {
+      codes[b - own_begin] = nearest_entry(map, (scales[b] - offset) * inverse);
+    }
+    out.nested_absmax.data<float>()[g] = largest;
+  }
 }
 
 void dequantize_rows(float* w, const QuantizedTensor& q, int64_t begin, int64_t end) {
-  const int64_t first = begin * q.shape.dim(1);
-  const int64_t last = end * q.shape.dim(1);
+  const int64_t width = q.shape.dim(1);
   const int64_t block_size = q.block_size;
-  const int64_t first_block = first / block_size;
-  const int64_t last_block = (last + block_size - 1) / block_size;
   const uint8_t* codes = q.codes.data<uint8_t>();
   const BlockScales scales(q);
   const float* values = nf4_values().data();
-#pragma omp parallel for schedule(static) if (last - first > kParallelElements)
-  for (int64_t b = first_block; b < last_block; ++b) {
-    const int64_t from = std::max(b * block_size, first);
-    const int64_t to = std::min((b + 1) * block_size, last);
-    decode_range(w + (from - first), codes, from, to, values, scales[b]);
+  // Of the elements [from, to) of the slice, which lie `shift` later and side by side in the whole,
+  // those in block b of the whole. By value, so that threads keep their copies in registers.
+  const auto decode = [=](int64_t b, int64_t from, int64_t to, int64_t shift) {
+    from = std::max(from, b * block_size - shift);
+    to = std::min(to, (b + 1) * block_size - shift);
+    decode_range(w + (from - begin * width), codes, from, to, values, scales[b]);
+  };
+  if (q.whole_in() == width) {
+    const int64_t from = begin * width, to = end * width;
+    const int64_t last = (q.first + to + block_size - 1) / block_size;
+#pragma omp parallel for schedule(static) firstprivate(decode) if (to - from > kParallelElements)
+    for (int64_t b = (q.first + from) / block_size; b < last; ++b) decode(b, from, to, q.first);
+    return;
+  }
+  const int64_t elements = (end - begin) * width;
+#pragma omp parallel for schedule(static) firstprivate(decode) if (elements > kParallelElements)
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t from = row * width, to = from + width;
+    const int64_t shift = q.first + row * q.whole_in() - from;
+    int64_t b = (shift + from) / block_size;
+    for (; b * block_size < shift + to; ++b) decode(b, from, to, shift);
   }
 }
 

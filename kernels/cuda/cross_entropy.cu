@@ -2,9 +2,9 @@
 // Softmax cross-entropy on CUDA, one block per row:
 //   loss = log(sum_j e^(x_j - max)) + max - x_target
 //   gradient_j = e^(x_j - max) / sum - [j = target]
-// One pass finds maximum and sum together (a thread scales its sum whenever its maximum grows), a
-// second one, backwards because the end of the row is what the cache still holds, writes the
-// gradient.
+// One pass finds maximum and sum together (a thread scales its sum whenever its maximum grows);
+// after those of all ranks are combined, a second one, backwards because the end of the logits is
+// what the cache still holds, writes the gradient.
 #include <cfloat>
 #include <climits>
 
@@ -126,12 +126,89 @@ __device__ RunningSoftmax softmax_of_row(const SplitRow<T>& row) {
   return all;
 }
 
+// A row of the tensor of statistics.
+struct RowStatistics {
+  double maximum, sum, of_target, hit;
+};
+static_assert(sizeof(RowStatistics) == kCrossEntropyStatistics * sizeof(double));
+
+// -1 when the target is not one of the columns [first, first + width).
+__device__ int column_of_target(int32_t target, int64_t first, int width) {
+  const int64_t column = target - first;
+  return column >= 0 && column < width ? static_cast<int>(column) : -1;
+}
+
 template <class T>
-__device__ void write_gradient_row(const SplitRow<T>& row, const RunningSoftmax& softmax,
-                                   int target) {
+__global__ void __launch_bounds__(kThreads, 2)
+    find_statistics(RowStatistics* statistics, Rows<T> logits, const int32_t* targets,
+                    int64_t first, int width) {
+  const int64_t t = blockIdx.x;
+  if (targets[t] < 0) {
+    if (threadIdx.x == 0) statistics[t] = {0.0, 0.0, 0.0, 0.0};
+    return;
+  }
+  const SplitRow<T> row(logits[t], width);
+  const int target = column_of_target(targets[t], first, width);
+  const float of_target = target < 0 ? -INFINITY : to_float(row.data[target]);
+  const RunningSoftmax softmax = softmax_of_row(row);
+  if (threadIdx.x != 0) return;
+  statistics[t] = {softmax.maximum, softmax.sum, of_target, softmax.column == target ? 1.0 : 0.0};
+}
+
+// Of the whole vocabulary; `first` are the statistics of the first rank, those of the next one lie
+// `rows` later. Of equal maxima the first rank's counts: it has the lowest columns.
+__device__ RowStatistics combined(const RowStatistics* first, int ranks, int64_t rows) {
+  RowStatistics all = first[0];
+  for (int r = 1; r < ranks; ++r) {
+    const RowStatistics& other = first[r * rows];
+    if (other.maximum > all.maximum) {
+      all.maximum = other.maximum;
+      all.hit = other.hit;
+    }
+    all.of_target = fmax(all.of_target, other.of_target);
+  }
+  all.sum = 0.0;
+  for (int r = 0; r < ranks; ++r) {
+    all.sum += first[r * rows].sum * exp(first[r * rows].maximum - all.maximum);
+  }
+  return all;
+}
+
+struct alignas(8) RowSoftmax {
+  float maximum;
+  float factor;  // 1 / sum
+};
+
+// One block: every thread adds its rows in order. Rows that are ignored get no softmax.
+__global__ void __launch_bounds__(kThreads)
+    combine_rows(double* sums, RowSoftmax* softmax, const RowStatistics* __restrict__ statistics,
+                 const int32_t* __restrict__ targets, int ranks, int64_t rows) {
+  __shared__ double shared[32];
+  double loss = 0.0, count = 0.0, hits = 0.0;
+  for (int64_t t = threadIdx.x; t < rows; t += kThreads) {
+    if (targets[t] < 0) continue;
+    const RowStatistics all = combined(statistics + t, ranks, rows);
+    softmax[t] = {static_cast<float>(all.maximum), 1.0f / static_cast<float>(all.sum)};
+    loss += log(all.sum) + (all.maximum - all.of_target);
+    count += 1.0;
+    hits += all.hit;
+  }
+  loss = block_sum(loss, shared);
+  count = block_sum(count, shared);
+  hits = block_sum(hits, shared);
+  if (threadIdx.x != 0) return;
+  sums[0] += loss;
+  sums[1] += count;
+  sums[2] += hits;
+}
+
+// target: a column of the row, or -1.
+template <class T>
+__device__ void write_gradient_row(const SplitRow<T>& row, const RowSoftmax& softmax, int target) {
   constexpr int kPack = kPackSize<T>;
-  const float factor = 1.0f / softmax.sum;
-  const auto gradient = [&](T x) { return exponential<T>(to_float(x) - softmax.maximum) * factor; };
+  const auto gradient = [&](T x) {
+    return exponential<T>(to_float(x) - softmax.maximum) * softmax.factor;
+  };
   row.for_singles([&](int column) {
     const float onehot = column == target ? 1.0f : 0.0f;
     row.data[column] = from_float<T>(gradient(row.data[column]) - onehot);
@@ -169,71 +246,54 @@ __device__ void clear_row(const SplitRow<T>& row) {
   }
 }
 
-struct alignas(16) RowResult {
-  float sum;
-  float maximum;
-  float of_target;
-  int hit;  // 1: the target is the argmax, 0: it is not, -1: the row is ignored
-};
-
-// targets[t] < width: targets were checked when the data was read.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2)
-    cross_entropy_row(RowResult* results, Rows<T> logits, const int32_t* targets, int width,
-                      bool write_gradient) {
-  const int64_t t = blockIdx.x;
+    write_gradients(Rows<T> logits, const RowSoftmax* __restrict__ softmax, const int32_t* targets,
+                    int64_t first, int width) {
+  const int64_t t = gridDim.x - 1 - blockIdx.x;
   const SplitRow<T> row(logits[t], width);
-  const int target = targets[t];
-  if (target < 0) {
-    if (write_gradient) clear_row(row);
-    if (threadIdx.x == 0) results[t] = {1.0f, 0.0f, 0.0f, -1};
-    return;
+  if (targets[t] < 0) {
+    clear_row(row);
+  } else {
+    write_gradient_row(row, softmax[t], column_of_target(targets[t], first, width));
   }
-  const float of_target = to_float(row.data[target]);  // before the gradient replaces it
-  const RunningSoftmax softmax = softmax_of_row(row);
-  if (threadIdx.x == 0) {
-    results[t] = {softmax.sum, softmax.maximum, of_target, softmax.column == target ? 1 : 0};
-  }
-  if (write_gradient) write_gradient_row(row, softmax, target);
 }
 
-// One block: every thread adds its rows in order.
-__global__ void __launch_bounds__(kThreads)
-    add_rows(double* sums, const RowResult* __restrict__ results, int64_t rows) {
-  __shared__ double shared[32];
-  double loss = 0.0, count = 0.0, hits = 0.0;
-  for (int64_t t = threadIdx.x; t < rows; t += kThreads) {
-    const RowResult r = results[t];
-    if (r.hit < 0) continue;
-    loss += log(static_cast<double>(r.sum)) + (static_cast<double>(r.maximum) - r.of_target);
-    count += 1.0;
-    hits += r.hit;
-  }
-  loss = block_sum(loss, shared);
-  count = block_sum(count, shared);
-  hits = block_sum(hits, shared);
-  if (threadIdx.x != 0) return;
-  sums[0] += loss;
-  sums[1] += count;
-  sums[2] += hits;
+RowStatistics* rows_of_statistics(const Tensor& statistics) {
+  return reinterpret_cast<RowStatistics*>(statistics.data<double>());
 }
 
 }  // namespace
 
-void cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& sums,
-                   bool write_gradient, Stream& stream) {
+void cross_entropy_statistics(const Tensor& statistics, const Tensor& logits, const Tensor& targets,
+                              const VocabularySlice& slice, Stream& stream) {
+  if (logits.numel() == 0) return;
+  for_element_type(logits.dtype(), [&]<class T>(T*) {
+    find_statistics<T><<<static_cast<unsigned>(logits.dim(0)), kThreads, 0, native(stream)>>>(
+        rows_of_statistics(statistics), rows_of<T>(logits), address<int32_t>(targets), slice.first,
+        static_cast<int>(logits.dim(1)));
+  });
+  check_launch("cross_entropy_statistics");
+}
+
+void cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& statistics,
+                   const VocabularySlice& slice, const Tensor& sums, bool write_gradient,
+                   Stream& stream) {
   const int64_t rows = logits.dim(0);
   if (logits.numel() == 0) return;
-  auto* results =
-      static_cast<RowResult*>(stream.scratch(static_cast<size_t>(rows) * sizeof(RowResult)));
+  auto* softmax =
+      static_cast<RowSoftmax*>(stream.scratch(static_cast<size_t>(rows) * sizeof(RowSoftmax)));
   if (stream.measuring()) return;
-  for_element_type(logits.dtype(), [&]<class T>(T*) {
-    cross_entropy_row<T><<<static_cast<unsigned>(rows), kThreads, 0, native(stream)>>>(
-        results, rows_of<T>(logits), address<int32_t>(targets), static_cast<int>(logits.dim(1)),
-        write_gradient);
-  });
+  combine_rows<<<1, kThreads, 0, native(stream)>>>(
+      address<double>(sums), softmax, rows_of_statistics(statistics), address<int32_t>(targets),
+      static_cast<int>(statistics.dim(0)), rows);
   check_launch("cross_entropy");
-  add_rows<<<1, kThreads, 0, native(stream)>>>(address<double>(sums), results, rows);
+  if (!write_gradient) return;
+  for_element_type(logits.dtype(), [&]<class T>(T*) {
+    write_gradients<T><<<static_cast<unsigned>(rows), kThreads, 0, native(stream)>>>(
+        rows_of<T>(logits), softmax, address<int32_t>(targets), slice.first,
+        static_cast<int>(logits.dim(1)));
+  });
   check_launch("cross_entropy");
 }
 

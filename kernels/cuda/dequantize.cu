@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// w[r, c] = value[code[i]] * scale[i / block], i = r * in + c, rounded once to the type of w;
-// scale = nested_map[absmax] * nested_absmax + nested_offset, product and sum rounded separately.
+// w[r, c] = value[code] * scale, rounded once to the type of w; scale = nested_map[absmax] *
+// nested_absmax + nested_offset, product and sum rounded separately. The block of an element
+// follows from its place in the whole matrix (runtime/quantized_tensor.h). Places and blocks are
+// counted here from the start of the first group of blocks of which q holds the nested scale.
 #include <bit>
 
 #include "kernels/cuda/dequantize.h"
@@ -21,6 +23,7 @@ struct Values {
   float of_code[16];
 };
 
+// By block; entries before the first block of q do not exist.
 struct Scales {
   const float* plain;  // or, when nested:
   const uint8_t* codes;
@@ -54,8 +57,9 @@ struct Groups {
   uint32_t count;
   uint32_t per_row;
   Divisor by_row;
-  uint64_t first;   // in the whole matrix
-  int block_shift;  // log2 of the groups in a block
+  uint64_t first;     // place of the first
+  uint32_t left_out;  // of the whole matrix, between the rows of a slice of columns
+  int block_shift;    // log2 of the groups in a block
   int64_t row_stride;
 };
 
@@ -74,7 +78,7 @@ __device__ void store_group(bf16* to, const float (&x)[kGroup]) {
 // One tile per block. A lane holds one of the 16 values, twice per warp, so that a lookup is a
 // shuffle that needs only the low four bits of its index right: no masking, no bank conflicts. Past
 // the end the last group is decoded again, not stored.
-template <class T, bool kNested>
+template <class T, bool kNested, bool kColumns>
 __global__ void __launch_bounds__(kThreads)
     decode_groups(T* out, const uint32_t* codes, Scales scales,
                   const __grid_constant__ Values values, Groups groups) {
@@ -86,7 +90,9 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int k = 0; k < kGroupsPerThread; ++k) {
     const uint32_t group = min(first + k * kThreads, groups.count - 1);
-    const uint64_t block = (groups.first + group) >> groups.block_shift;
+    uint64_t place = groups.first + group;
+    if constexpr (kColumns) place += uint64_t{groups.by_row.quotient(group)} * groups.left_out;
+    const uint64_t block = place >> groups.block_shift;
     packed[k] = __ldcs(codes + group);
     if constexpr (kNested) {
       scale_code[k] = __ldg(scales.codes + block);
@@ -121,11 +127,13 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 struct Elements {
-  int64_t first;  // in the whole matrix
+  int64_t first;     // place in the whole matrix
+  int64_t whole_in;  // places from row to row
   int64_t count;
   int64_t width;
   int64_t row_stride;
   int64_t block_size;
+  int64_t first_code;
 };
 
 // Any width, stride, block size and address.
@@ -138,16 +146,16 @@ __global__ void __launch_bounds__(kThreads)
   __syncthreads();
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= elements.count) return;
-  const int64_t element = elements.first + i;
-  const int64_t block = element / elements.block_size;
+  const int64_t row = i / elements.width;
+  const int64_t column = i - row * elements.width;
+  const int64_t block = (elements.first + row * elements.whole_in + column) / elements.block_size;
   const float scale = scales.plain != nullptr
                           ? scales.plain[block]
                           : nested_scale(scales.map[scales.codes[block]],
                                          scales.nested[block / kNestedBlock], scales.offset);
+  const int64_t element = elements.first_code + i;
   const uint8_t pair = codes[element / 2];
   const int code = element % 2 == 0 ? pair >> 4 : pair & 15;
-  const int64_t row = i / elements.width;
-  const int64_t column = i - row * elements.width;
   out[row * elements.row_stride + column] = from_float<T>(__fmul_rn(of_code[code], scale));
 }
 
@@ -158,14 +166,16 @@ Values nf4_table() {
 }
 
 Scales scales_of(const QuantizedTensor& q) {
-  if (!q.nested()) return {q.absmax.data<float>(), nullptr, nullptr, nullptr, 0.0f};
-  return {nullptr, q.absmax.data<uint8_t>(), q.nested_map.data<float>(),
+  const int64_t absent = q.first_block() % kNestedBlock;
+  if (!q.nested()) return {q.absmax.data<float>() - absent, nullptr, nullptr, nullptr, 0.0f};
+  return {nullptr, q.absmax.data<uint8_t>() - absent, q.nested_map.data<float>(),
           q.nested_absmax.data<float>(), q.nested_offset};
 }
 
 template <class T>
 bool in_groups(const T* out, int64_t row_stride, const QuantizedTensor& q, int64_t elements) {
-  return q.shape.dim(1) % kGroup == 0 && q.block_size >= kGroup &&
+  return q.shape.dim(1) % kGroup == 0 && q.first % kGroup == 0 && q.whole_in() % kGroup == 0 &&
+         q.whole_in() / kGroup < (int64_t{1} << 31) && q.block_size >= kGroup &&
          std::has_single_bit(static_cast<uint64_t>(q.block_size)) && is_aligned(out, 16) &&
          row_stride * static_cast<int64_t>(sizeof(T)) % 16 == 0 && is_aligned(q.codes.raw(), 4) &&
          elements / kGroup < (int64_t{1} << 31) - kTile;
@@ -175,7 +185,8 @@ template <class T>
 void decode(T* out, int64_t row_stride, const QuantizedTensor& q, int64_t begin, int64_t end,
             Stream& stream) {
   const int64_t width = q.shape.dim(1);
-  const int64_t first = begin * width;
+  const int64_t first_code = begin * width;
+  const int64_t first = q.first % (q.block_size * kNestedBlock) + begin * q.whole_in();
   const int64_t count = (end - begin) * width;
   const auto* codes = q.codes.data<uint8_t>();
   if (in_groups(out, row_stride, q, count)) {
@@ -184,14 +195,19 @@ void decode(T* out, int64_t row_stride, const QuantizedTensor& q, int64_t begin,
                         per_row,
                         Divisor(per_row),
                         static_cast<uint64_t>(first / kGroup),
+                        static_cast<uint32_t>((q.whole_in() - width) / kGroup),
                         std::countr_zero(static_cast<uint64_t>(q.block_size / kGroup)),
                         row_stride};
     const auto tiles = static_cast<unsigned>(ceil_div(groups.count, kTile));
-    const auto* words = reinterpret_cast<const uint32_t*>(codes) + groups.first;
-    const auto kernel = q.nested() ? decode_groups<T, true> : decode_groups<T, false>;
+    const auto* words = reinterpret_cast<const uint32_t*>(codes) + first_code / kGroup;
+    const auto kernel =
+        groups.left_out > 0
+            ? (q.nested() ? decode_groups<T, true, true> : decode_groups<T, false, true>)
+            : (q.nested() ? decode_groups<T, true, false> : decode_groups<T, false, false>);
     kernel<<<tiles, kThreads, 0, native(stream)>>>(out, words, scales_of(q), nf4_table(), groups);
   } else {
-    const Elements elements{first, count, width, row_stride, q.block_size};
+    const Elements elements{first,      q.whole_in(), count,     width,
+                            row_stride, q.block_size, first_code};
     const auto blocks = static_cast<unsigned>(ceil_div(count, kThreads));
     decode_each<T>
         <<<blocks, kThreads, 0, native(stream)>>>(out, codes, scales_of(q), nf4_table(), elements);

@@ -96,10 +96,11 @@ void launch_unary(const char* op, const Tensor& y, const Extent& extent, const F
 
 // Two operands, each F32 or BF16.
 template <class F>
-void launch_binary(const char* op, const Tensor& y, const Tensor& x, const F& f, Stream& stream) {
+void launch_binary(const char* op, const Tensor& y, const Tensor& x, const Extent& extent,
+                   const F& f, Stream& stream) {
   for_element_type(y.dtype(), [&]<class Y>(Y*) {
     for_element_type(x.dtype(), [&]<class X>(X*) {
-      launch(op, address<Y>(y), address<X>(x), extent_of(y, x), f, stream);
+      launch(op, address<Y>(y), address<X>(x), extent, f, stream);
     });
   });
 }
@@ -153,15 +154,14 @@ struct AddBias {
 
 struct Dropout {
   Philox random;
-  uint64_t first;
-  int64_t width;
+  MaskPlace place;
   float p;
   float factor;
 
   template <class Y, class X, int N>
   __device__ void operator()(Pack<Y, N>& y, const Pack<X, N>& x, int64_t row,
                              int64_t column) const {
-    const uint64_t index = first + static_cast<uint64_t>(row * width + column);
+    const uint64_t index = place.first + static_cast<uint64_t>(row * place.width + column);
     const auto keep = [&](int i, uint32_t word) {
       y.v[i] = from_float<Y>(Philox::uniform(word) >= p ? to_float(x.v[i]) * factor : 0.0f);
     };
@@ -253,11 +253,11 @@ void copy(const Tensor& y, const Tensor& x, Stream& stream) {
 }
 
 void cast(const Tensor& y, const Tensor& x, Stream& stream) {
-  launch_binary("cast", y, x, Assign{}, stream);
+  launch_binary("cast", y, x, extent_of(y, x), Assign{}, stream);
 }
 
 void add(const Tensor& y, const Tensor& x, Stream& stream) {
-  launch_binary("add", y, x, Add{}, stream);
+  launch_binary("add", y, x, extent_of(y, x), Add{}, stream);
 }
 
 void scale(const Tensor& x, float factor, Stream& stream) {
@@ -269,10 +269,11 @@ void add_bias(const Tensor& y, const Tensor& bias, Stream& stream) {
   launch_unary("add_bias", y, extent_of_rows(y, y), AddBias{bias.data<float>()}, stream);
 }
 
-void dropout(const Tensor& y, const Tensor& x, float p, const Rng& rng, uint64_t first_index,
+void dropout(const Tensor& y, const Tensor& x, float p, const Rng& rng, const MaskPlace& place,
              Stream& stream) {
-  const Dropout f{Philox(rng), first_index, extent_of(y, x).width, p, 1.0f / (1.0f - p)};
-  launch_binary("dropout", y, x, f, stream);
+  // Only whole rows are neighbours in the stream of random numbers.
+  const Extent extent = x.dim(1) == place.width ? extent_of(y, x) : extent_of_rows(y, x);
+  launch_binary("dropout", y, x, extent, Dropout{Philox(rng), place, p, 1.0f / (1.0f - p)}, stream);
 }
 
 void fill_normal(const Tensor& x, float mean, float stddev, const Rng& rng, Stream& stream) {

@@ -4,6 +4,7 @@
 
 #include <span>
 
+#include "kernels/mask_place.h"
 #include "runtime/rng.h"
 #include "runtime/stream.h"
 #include "runtime/tensor.h"
@@ -18,7 +19,7 @@ void cast(const Tensor& y, const Tensor& x, Stream& stream);
 void add(const Tensor& y, const Tensor& x, Stream& stream);
 void scale(const Tensor& x, float factor, Stream& stream);
 void add_bias(const Tensor& y, const Tensor& bias, Stream& stream);
-void dropout(const Tensor& y, const Tensor& x, float p, const Rng& rng, uint64_t first_index,
+void dropout(const Tensor& y, const Tensor& x, float p, const Rng& rng, const MaskPlace& place,
              Stream& stream);
 void fill_normal(const Tensor& x, float mean, float stddev, const Rng& rng, Stream& stream);
 void fill_random_bytes(const Tensor& x, const Rng& rng, Stream& stream);

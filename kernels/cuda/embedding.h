@@ -7,9 +7,11 @@
 
 namespace rankwise::cuda {
 
-void embedding(const Tensor& y, const Tensor& ids, const Tensor& table, Stream& stream);
+void embedding(const Tensor& y, const Tensor& ids, const Tensor& table, int64_t first_id,
+               Stream& stream);
 
 // Takes scratch memory.
-void embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& ids, Stream& stream);
+void embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& ids, int64_t first_id,
+                        Stream& stream);
 
 }  // namespace rankwise::cuda

@@ -64,10 +64,10 @@ void for_columns(const Tensor& whole, std::span<const Tensor> parts, const Group
   }
 }
 
-// s_l B_l in the matrix of the group.
-Tensor b_block(const Tensor& matrix, const Group& group, int layer) {
+// Rows of the outputs and columns of the ranks of a layer, the first rank being at `column`.
+Tensor b_block(const Tensor& matrix, const Group& group, int layer, int64_t column) {
   return matrix.rows(group.out_begin[layer], group.out_begin[layer + 1])
-      .columns(group.in + group.rank_begin[layer], group.in + group.rank_begin[layer + 1]);
+      .columns(column + group.rank_begin[layer], column + group.rank_begin[layer + 1]);
 }
 
 }  // namespace
@@ -107,8 +107,8 @@ void low_rank_linear(std::span<const Tensor> ys, std::span<const Tensor> downs, 
   if (joined.defined()) return;
   for (int i = 0; i < group.layers; ++i) {
     if (layers[i].rank() == 0) continue;
-    product(ys[i], downs[i], b_block(matrix, group, i), {.transpose_b = true, .beta = 1.0f}, ys[i],
-            workspace, stream);
+    product(ys[i], downs[i], b_block(matrix, group, i, group.in),
+            {.transpose_b = true, .beta = 1.0f}, ys[i], workspace, stream);
   }
 }
 
@@ -142,7 +142,8 @@ void low_rank_linear_backward_input(const Tensor& dx, std::span<const Tensor> dd
   } else {
     for (int i = 0; i < group.layers; ++i) {
       if (layers[i].rank() == 0) continue;
-      product(ddowns[i], dys[i], b_block(matrix, group, i), {}, ddowns[i], workspace, stream);
+      product(ddowns[i], dys[i], b_block(matrix, group, i, group.in), {}, ddowns[i], workspace,
+              stream);
     }
   }
   if (!dx.defined()) return;
@@ -166,29 +167,32 @@ void low_rank_linear_backward_weight(std::span<const Tensor> das, std::span<cons
                                      std::span<const LowRankLinear> layers, Stream& stream) {
   const Group group = group_of(layers);
   if (group.rank == 0) return;
-  // One layer adds to its gradients directly; the sums of several pass through scratch.
-  const int64_t elements = group.layers == 1 ? 0 : group.rank * (group.in + group.out);
+  // Sums pass through scratch, where rows are aligned: those of gradients need not be.
+  const int64_t elements = group.rank * (group.in + group.out);
   auto* workspace = static_cast<std::byte*>(
       stream.scratch(kMatmulWorkspaceBytes + static_cast<size_t>(elements) * sizeof(float)));
   if (stream.measuring()) return;
-  const Tensor ddown = join_all(ddowns, group, group.rank_begin);
+  auto* sums = reinterpret_cast<float*>(workspace + kMatmulWorkspaceBytes);
+  const Tensor a_sums(sums, DType::kF32, {group.rank, group.in}, stream.device());
+  const Tensor b_sums(sums + a_sums.numel(), DType::kF32, {group.out, group.rank}, stream.device());
+  const auto sum = [&](const Tensor& to, const Tensor& left, const Tensor& right) {
+    product(to, left, right, {.transpose_a = true}, to, workspace, stream);
+  };
+  for_columns(join_all(ddowns, group, group.rank_begin), ddowns, group, group.rank_begin,
+              [&](const Tensor& columns, int64_t begin, int64_t end) {
+                sum(a_sums.rows(begin, end), columns, x);
+              });
   const Tensor dy = join_all(dys, group, group.out_begin);
   const Tensor down = join_all(downs, group, group.rank_begin);
-  if (group.layers > 1 && ddown.defined() && dy.defined() && down.defined()) {
-    auto* sums = reinterpret_cast<float*>(workspace + kMatmulWorkspaceBytes);
-    const Tensor a_sums(sums, DType::kF32, {group.rank, group.in}, stream.device());
-    const Tensor b_sums(sums + a_sums.numel(), DType::kF32, {group.out, group.rank},
-                        stream.device());
-    product(a_sums, ddown, x, {.transpose_a = true}, a_sums, workspace, stream);
-    product(b_sums, dy, down, {.transpose_a = true}, b_sums, workspace, stream);
-    return add_gradients(das, dbs, a_sums, b_sums, group, layers, stream);
+  if (dy.defined() && down.defined()) {
+    sum(b_sums, dy, down);
+  } else {
+    for (int i = 0; i < group.layers; ++i) {
+      if (layers[i].rank() == 0) continue;
+      sum(b_block(b_sums, group, i, 0), dys[i], downs[i]);
+    }
   }
-  for (int i = 0; i < group.layers; ++i) {
-    if (layers[i].rank() == 0) continue;
-    product(das[i], ddowns[i], x, {.transpose_a = true, .beta = 1.0f}, das[i], workspace, stream);
-    product(dbs[i], dys[i], downs[i], {.transpose_a = true, .alpha = layers[i].scale, .beta = 1.0f},
-            dbs[i], workspace, stream);
-  }
+  add_gradients(das, dbs, a_sums, b_sums, group, layers, stream);
 }
 
 }  // namespace rankwise::cuda

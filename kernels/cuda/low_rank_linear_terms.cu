@@ -2,6 +2,7 @@
 #include "kernels/cuda/dequantize.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/low_rank_linear_terms.h"
+#include "kernels/cuda/rows.cuh"
 
 namespace rankwise::cuda {
 namespace {
@@ -10,7 +11,7 @@ constexpr int kThreads = 256;
 
 // Of the layers: the matrices A and B, or their gradients.
 struct Terms {
-  float* a[kMaxLayers] = {};
+  Rows<float> a[kMaxLayers] = {};
   float* b[kMaxLayers] = {};
   float scale[kMaxLayers] = {};
 };
@@ -19,7 +20,7 @@ Terms terms_of(std::span<const LowRankLinear> layers) {
   Terms terms;
   for (size_t i = 0; i < layers.size(); ++i) {
     if (layers[i].rank() == 0) continue;
-    terms.a[i] = layers[i].a.data<float>();
+    terms.a[i] = rows_of<float>(layers[i].a);
     terms.b[i] = layers[i].b.data<float>();
     terms.scale[i] = layers[i].scale;
   }
@@ -55,7 +56,7 @@ __global__ void __launch_bounds__(kThreads)
   if (i < a_elements) {
     const int64_t row = i / group.in, column = i % group.in;
     const int layer = layer_at(group.rank_begin, row);
-    const float value = terms.a[layer][(row - group.rank_begin[layer]) * group.in + column];
+    const float value = terms.a[layer][row - group.rank_begin[layer]][column];
     matrix[(group.out + row) * stride + column] = from_float<T>(value);
     return;
   }
@@ -74,8 +75,9 @@ __global__ void __launch_bounds__(kThreads)
   int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int64_t a_elements = group.rank * group.in;
   if (i < a_elements) {
-    const int layer = layer_at(group.rank_begin, i / group.in);
-    gradients.a[layer][i - group.rank_begin[layer] * group.in] += a_sums[i];
+    const int64_t row = i / group.in, column = i % group.in;
+    const int layer = layer_at(group.rank_begin, row);
+    gradients.a[layer][row - group.rank_begin[layer]][column] += a_sums[i];
     return;
   }
   i -= a_elements;
@@ -128,7 +130,7 @@ void add_gradients(std::span<const Tensor> das, std::span<const Tensor> dbs, con
   Terms gradients = terms_of(layers);
   for (size_t i = 0; i < layers.size(); ++i) {
     if (layers[i].rank() == 0) continue;
-    gradients.a[i] = das[i].data<float>();
+    gradients.a[i] = rows_of<float>(das[i]);
     gradients.b[i] = dbs[i].data<float>();
   }
   add_gradients_kernel<<<blocks_for_terms(group), kThreads, 0, native(stream)>>>(

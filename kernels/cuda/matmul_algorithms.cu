@@ -110,29 +110,16 @@ class Preference {
   cublasLtMatmulPreferenceOpaque_t preference_;
 };
 
-// Where candidates write D: D itself, as it is written anyway, or for D = C other memory, as each
-// run would add once more. Null when there is none: tuning is then left out.
-class TrialOutput {
- public:
-  explicit TrialOutput(const MatmulCall& call) : output_(call.d) {
-    if (call.c != call.d || call.beta == 0.0f) return;
-    const int64_t elements = (call.m - 1) * call.d_stride + call.n;
-    const auto bytes = static_cast<size_t>(elements * bits_of(call.output) / 8);
-    if (cudaMalloc(&memory_, bytes) != cudaSuccess) {
-      static_cast<void>(cudaGetLastError());
-      memory_ = nullptr;
-    }
-    output_ = memory_;
+// What candidates are timed on: the call itself, as D is written anyway. Where D = C each run adds
+// once more, so the product is scaled down: all runs together add less than 2^-100 of it.
+MatmulCall trial_of(const MatmulCall& call) {
+  MatmulCall trial = call;
+  if (call.c == call.d && call.beta != 0.0f) {
+    trial.alpha = std::numeric_limits<float>::min();
+    trial.beta = 1.0f;
   }
-  ~TrialOutput() { cudaFree(memory_); }
-  TrialOutput(const TrialOutput&) = delete;
-  TrialOutput& operator=(const TrialOutput&) = delete;
-  void* get() const { return output_; }
-
- private:
-  void* memory_ = nullptr;
-  void* output_;
-};
+  return trial;
+}
 
 bool is_capturing(Stream& stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
@@ -150,22 +137,22 @@ struct MatmulAlgorithms::Library {
   ~Library() { cublasLtDestroy(handle); }
 
   cublasStatus_t launch(Plan& plan, const MatmulCall& call, const cublasLtMatmulAlgo_t& algorithm,
-                        void* d, void* workspace, Stream& stream) {
+                        void* workspace, Stream& stream) {
     return cublasLtMatmul(handle, &plan.operation, &call.alpha, call.b, &plan.b, call.a, &plan.a,
-                          &call.beta, call.c, &plan.c, d, &plan.d, &algorithm, workspace,
+                          &call.beta, call.c, &plan.c, call.d, &plan.d, &algorithm, workspace,
                           kMatmulWorkspaceBytes, native(stream));
   }
 
   // Median of a few runs after a first one, which also loads the kernel; infinite when it fails.
   double seconds_of(Plan& plan, const MatmulCall& call, const cublasLtMatmulAlgo_t& algorithm,
-                    void* d, void* workspace, Stream& stream) {
-    if (launch(plan, call, algorithm, d, workspace, stream) != CUBLAS_STATUS_SUCCESS) {
+                    void* workspace, Stream& stream) {
+    if (launch(plan, call, algorithm, workspace, stream) != CUBLAS_STATUS_SUCCESS) {
       static_cast<void>(cudaGetLastError());
       return std::numeric_limits<double>::infinity();
     }
     events[0].record(stream);
     for (int i = 1; i <= kTimedRuns; ++i) {
-      check_library(launch(plan, call, algorithm, d, workspace, stream), "cublasLtMatmul");
+      check_library(launch(plan, call, algorithm, workspace, stream), "cublasLtMatmul");
       events[i].record(stream);
     }
     events[kTimedRuns].wait();
@@ -188,13 +175,11 @@ struct MatmulAlgorithms::Library {
     check_library(status, "cublasLtMatmulAlgoGetHeuristic");
     plan.algorithm = found[0].algo;
     if (!tuning || tuned_shapes >= kTunedShapes || is_capturing(stream)) return;
-    const TrialOutput output(call);
-    if (output.get() == nullptr) return;
+    const MatmulCall trial = trial_of(call);
     double best = std::numeric_limits<double>::infinity();
     for (const auto& candidate : std::span(found).first(static_cast<size_t>(count))) {
       if (candidate.state != CUBLAS_STATUS_SUCCESS) continue;
-      const double seconds =
-          seconds_of(plan, call, candidate.algo, output.get(), workspace, stream);
+      const double seconds = seconds_of(plan, trial, candidate.algo, workspace, stream);
       if (seconds >= best) continue;
       best = seconds;
       plan.algorithm = candidate.algo;
@@ -219,8 +204,7 @@ bool MatmulAlgorithms::run(const MatmulCall& call, void* workspace, Stream& stre
   Plan& plan = entry->second;
   if (is_new) library_->choose(plan, call, workspace, stream);
   if (!plan.algorithm) return false;
-  check_library(library_->launch(plan, call, *plan.algorithm, call.d, workspace, stream),
-                "cublasLtMatmul");
+  check_library(library_->launch(plan, call, *plan.algorithm, workspace, stream), "cublasLtMatmul");
   return true;
 }
 

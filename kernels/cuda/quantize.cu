@@ -15,7 +15,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int kNestedBlock = static_cast<int>(QuantizedTensor::kNestedBlock);
-constexpr uint8_t kTwoZeros = 0x77;  // code 7 is the value 0, in both nibbles
 
 struct Thresholds {
   float of_code[15];
@@ -53,7 +52,7 @@ __global__ void __launch_bounds__(kThreads)
     const float odd = 2 * pair + 1 < count ? x[2 * pair + 1] : 0.0f;
     const int high = code_of(__fmul_rn(even, inverse), thresholds);
     const int low = code_of(__fmul_rn(odd, inverse), thresholds);
-    packed[pair] = vanishes ? kTwoZeros : static_cast<uint8_t>(high << 4 | low);
+    packed[pair] = vanishes ? kNf4TwoZeros : static_cast<uint8_t>(high << 4 | low);
   }
 }
 
@@ -90,6 +89,19 @@ __global__ void __launch_bounds__(kNestedBlock)
   codes[block] = static_cast<uint8_t>(nearest_entry(map, __fmul_rn(residual, inverse)));
 }
 
+// Codes and scales of w, in blocks of `block_size` from its first element on.
+void encode(const Tensor& codes, const Tensor& scales, const Tensor& w, int64_t block_size,
+            Stream& stream) {
+  const int64_t blocks = scales.numel();
+  if (blocks == 0) return;
+  Thresholds thresholds;
+  for (int i = 0; i < 15; ++i) thresholds.of_code[i] = nf4_thresholds()[i];
+  encode_blocks<<<static_cast<unsigned>(ceil_div(blocks, kWarps)), kThreads, 0, native(stream)>>>(
+      codes.data<uint8_t>(), scales.data<float>(), w.data<float>(), w.numel(), block_size, blocks,
+      thresholds);
+  check_launch("quantize_nf4");
+}
+
 void quantize_scales(QuantizedTensor& out, const Tensor& scales, Stream& stream) {
   std::vector<float> on_host(static_cast<size_t>(scales.numel()));
   download(on_host.data(), scales, stream);
@@ -112,13 +124,13 @@ void quantize_nf4(QuantizedTensor& out, const Tensor& w, Stream& stream) {
     scales = Tensor(scratch, DType::kF32, {blocks}, stream.device());
   }
   if (stream.measuring() || blocks == 0) return;
-  Thresholds thresholds;
-  for (int i = 0; i < 15; ++i) thresholds.of_code[i] = nf4_thresholds()[i];
-  encode_blocks<<<static_cast<unsigned>(ceil_div(blocks, kWarps)), kThreads, 0, native(stream)>>>(
-      out.codes.data<uint8_t>(), scales.data<float>(), w.data<float>(), w.numel(), out.block_size,
-      blocks, thresholds);
-  check_launch("quantize_nf4");
+  encode(out.codes, scales, w, out.block_size, stream);
   if (out.nested()) quantize_scales(out, scales, stream);
+}
+
+void quantize_nf4_blocks(const Tensor& codes, const Tensor& scales, const Tensor& w,
+                         Stream& stream) {
+  encode(codes, scales, w, kNf4Block, stream);
 }
 
 }  // namespace rankwise::cuda

@@ -19,8 +19,6 @@ void check(cudaError_t status, const char* call, Device device) {
                                        static_cast<int>(status)));
 }
 
-void select(Device device) { check(cudaSetDevice(device.index), "cudaSetDevice", device); }
-
 // Whether there was memory; every other failure throws.
 bool got_memory(cudaError_t status, const char* call, Device device) {
   if (status == cudaErrorMemoryAllocation) {
@@ -34,7 +32,15 @@ bool got_memory(cudaError_t status, const char* call, Device device) {
 cudaStream_t native_stream(void* stream) { return static_cast<cudaStream_t>(stream); }
 cudaEvent_t native_event(void* event) { return static_cast<cudaEvent_t>(event); }
 
+std::string text_of(const cudaUUID_t& uuid) {
+  std::string text;
+  for (const char byte : uuid.bytes) text += fmt::format("{:02x}", static_cast<uint8_t>(byte));
+  return text;
+}
+
 }  // namespace
+
+void make_current(Device device) { check(cudaSetDevice(device.index), "cudaSetDevice", device); }
 
 int device_count() {
   int count = 0;
@@ -51,8 +57,9 @@ GpuProperties device_properties(int index) {
   check(cudaGetDevice(&current), "cudaGetDevice", device);
   GpuProperties result;
   result.free_bytes = available_bytes(device);
-  select({DeviceKind::kCuda, current});
+  make_current({DeviceKind::kCuda, current});
   result.name = driver.name;
+  result.uuid = text_of(driver.uuid);
   result.compute_major = driver.major;
   result.compute_minor = driver.minor;
   result.multiprocessors = driver.multiProcessorCount;
@@ -62,7 +69,7 @@ GpuProperties device_properties(int index) {
 }
 
 void* allocate(Device device, int64_t bytes) {
-  select(device);
+  make_current(device);
   void* memory = nullptr;
   const cudaError_t status = cudaMalloc(&memory, static_cast<size_t>(bytes));
   if (!got_memory(status, "cudaMalloc", device)) return nullptr;
@@ -79,7 +86,7 @@ void release(Device device, void* memory) noexcept {
 int64_t allocation_count() { return g_allocation_count; }
 
 int64_t available_bytes(Device device) {
-  select(device);
+  make_current(device);
   size_t free = 0;
   size_t total = 0;
   check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo", device);
@@ -87,7 +94,7 @@ int64_t available_bytes(Device device) {
 }
 
 void* allocate_pinned(Device device, int64_t bytes) {
-  select(device);
+  make_current(device);
   void* memory = nullptr;
   const cudaError_t status =
       cudaHostAlloc(&memory, static_cast<size_t>(bytes), cudaHostAllocDefault);
@@ -98,10 +105,16 @@ void release_pinned(void* memory) noexcept {
   if (memory != nullptr) static_cast<void>(cudaFreeHost(memory));
 }
 
-void* create_stream(Device device) {
-  select(device);
+void* create_stream(Device device, bool high_priority) {
+  make_current(device);
+  int lowest = 0;  // the default; a smaller number is a higher priority
+  int highest = 0;
+  check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "cudaDeviceGetStreamPriorityRange",
+        device);
   cudaStream_t stream = nullptr;
-  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate", device);
+  check(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking,
+                                     high_priority ? highest : lowest),
+        "cudaStreamCreate", device);
   return stream;
 }
 
@@ -126,7 +139,7 @@ void copy_to_host(Device device, void* to, const void* from, int64_t bytes, void
 }
 
 void* create_event(Device device) {
-  select(device);
+  make_current(device);
   cudaEvent_t event = nullptr;
   check(cudaEventCreate(&event), "cudaEventCreate", device);
   return event;

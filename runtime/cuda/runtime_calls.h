@@ -12,6 +12,7 @@ namespace rankwise::cuda {
 
 int device_count();  // 0 when the driver is missing or refuses
 GpuProperties device_properties(int index);
+void make_current(Device device);  // for the calling thread
 
 // Memory of the device, 256-byte aligned; null when it does not suffice.
 void* allocate(Device device, int64_t bytes);
@@ -23,7 +24,7 @@ int64_t available_bytes(Device device);
 void* allocate_pinned(Device device, int64_t bytes);
 void release_pinned(void* memory) noexcept;
 
-void* create_stream(Device device);
+void* create_stream(Device device, bool high_priority);
 void destroy_stream(void* stream) noexcept;
 void synchronize_stream(Device device, void* stream);
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/io/quantized_store.h"
 
+#include <algorithm>
 #include <array>
 #include <filesystem>
 #include <map>
@@ -11,6 +12,7 @@
 #include "runtime/io/hdf5_file.h"
 #include "runtime/io/quantized_store_layout.h"
 #include "runtime/io/regular_file.h"
+#include "runtime/packed_codes.h"
 
 namespace rankwise {
 namespace {
@@ -19,7 +21,9 @@ using store::tensor_place;
 
 constexpr std::string_view kSignature = "\x89HDF\r\n\x1a\n";
 constexpr int64_t kNestedMapSize = 256;
-constexpr int64_t kLargestBlock = 4096;  // as in bitsandbytes
+constexpr int64_t kGroup = QuantizedTensor::kNestedBlock;
+constexpr int64_t kLargestBlock = 4096;            // as in bitsandbytes
+constexpr int64_t kPieceBytes = int64_t{8} << 20;  // read at once on the way to a slice
 
 bool has_store_format(const Hdf5File& file) {
   return file.contains_attribute("/", "format") &&
@@ -70,20 +74,21 @@ class StoreWeights final : public WeightSource {
   DType dtype(std::string_view name) const override { return at(name).dtype; }
 
   void read(std::string_view name, const Tensor& out) const override {
-    const Entry& entry = dense(name);
-    check_shape(name, entry.shape, out.shape());
-    with_conversion(name, entry.dtype, out,
-                    [&](const Tensor& stored) { file_.read(tensor_place(name), stored); });
+    check_shape(name, dense(name).shape, out.shape());
+    read_elements(name, 0, out);
   }
-
   void read_rows(std::string_view name, int64_t begin, int64_t end,
                  const Tensor& out) const override {
-    with_conversion(name, dense(name).dtype, out, [&](const Tensor& stored) {
-      file_.read_rows(tensor_place(name), begin, end, stored);
-    });
+    const int64_t width = row_elements(dense(name).shape);
+    if (out.numel() != (end - begin) * width) {
+      throw error(name, fmt::format("rows [{}, {}) where {} is expected", begin, end,
+                                    to_string(out.shape())));
+    }
+    read_elements(name, begin * width, out);
   }
-
-  std::optional<QuantizedTensor> read_quantized(std::string_view name, Arena& arena,
+  void read_elements(std::string_view name, int64_t first, const Tensor& out) const override;
+  std::optional<QuantizedTensor> read_quantized(std::string_view name, const MatrixSlice& slice,
+                                                Arena& arena,
                                                 std::string_view purpose) const override;
   std::string description() const override { return path_; }
 
@@ -126,18 +131,12 @@ class StoreWeights final : public WeightSource {
         name, fmt::format("shape {} where {} is expected", to_string(stored), to_string(expected)));
   }
 
-  // read_stored fills a tensor of the stored type: `out` itself when that is its type.
-  template <class ReadStored>
-  void with_conversion(std::string_view name, DType stored, const Tensor& out,
-                       ReadStored read_stored) const {
-    if (out.dtype() == stored) return read_stored(out);
-    const Tensor measured(nullptr, stored, out.shape());
-    std::vector<std::byte> buffer(out.raw() == nullptr ? 0 : static_cast<size_t>(measured.bytes()));
-    read_stored(Tensor(out.raw() == nullptr ? nullptr : buffer.data(), stored, out.shape()));
-    convert_elements(buffer, stored, out, fmt::format("{}: tensor {}", path_, quote(name)));
+  static int64_t row_elements(const Shape& shape) {
+    return shape.rank() == 0 || shape.dim(0) == 0 ? 1 : shape.numel() / shape.dim(0);
   }
 
   Entry read_quantized_entry(const std::string& name) const;
+  void read_codes(std::string_view name, const MatrixSlice& slice, const Tensor& out) const;
 
   std::string path_;
   Hdf5File file_;
@@ -169,31 +168,103 @@ StoreWeights::Entry StoreWeights::read_quantized_entry(const std::string& name) 
                  file_.contains(tensor_place(name, store::kNestedAbsmax))}};
 }
 
-std::optional<QuantizedTensor> StoreWeights::read_quantized(std::string_view name, Arena& arena,
+void StoreWeights::read_elements(std::string_view name, int64_t first, const Tensor& out) const {
+  const Entry& entry = dense(name);
+  const int64_t end = first + out.numel();
+  if (first < 0 || end > entry.shape.numel()) {
+    throw error(
+        name, fmt::format("no elements [{}, {}) in shape {}", first, end, to_string(entry.shape)));
+  }
+  const std::string source = fmt::format("{}: tensor {}", path_, quote(name));
+  convert_elements({}, entry.dtype, Tensor(nullptr, out.dtype(), out.shape()), source);
+  if (out.raw() == nullptr || out.numel() == 0) return;
+  const int64_t width = row_elements(entry.shape);
+  const int64_t element_bytes = bits_of(entry.dtype) / 8;
+  const int64_t most_rows = std::max<int64_t>(1, kPieceBytes / (width * element_bytes));
+  std::vector<std::byte> buffer;
+  for (int64_t at = first; at < end;) {
+    const int64_t row = at / width;
+    const int64_t rows = std::min((end - 1) / width + 1 - row, most_rows);
+    const int64_t next = std::min(end, (row + rows) * width);
+    const Tensor piece = out.reshaped({out.numel()}).rows(at - first, next - first);
+    const bool direct = piece.numel() == rows * width && out.dtype() == entry.dtype;
+    if (!direct) buffer.resize(static_cast<size_t>(rows * width * element_bytes));
+    const Tensor read(direct ? piece.raw() : buffer.data(), entry.dtype, {rows * width});
+    const std::string place = tensor_place(name);
+    entry.shape.rank() == 0 ? file_.read(place, read)
+                            : file_.read_rows(place, row, row + rows, read);
+    const std::byte* selected = buffer.data() + (at - row * width) * element_bytes;
+    at = next;
+    if (direct) continue;
+    convert_elements({selected, static_cast<size_t>(piece.numel() * element_bytes)}, entry.dtype,
+                     piece, source);
+  }
+}
+
+// Codes packed in the slice's own order. Of rows cut in columns the bytes between the pieces are
+// read as well: they are in the same chunks, which come as a whole.
+void StoreWeights::read_codes(std::string_view name, const MatrixSlice& slice,
+                              const Tensor& out) const {
+  const std::string place = tensor_place(name, store::kCodes);
+  const Shape shape = slice.shape();
+  if (out.raw() == nullptr || out.numel() == 0) return;
+  auto* codes = out.data<uint8_t>();
+  if (slice.is_contiguous() && slice.first() % 2 == 0) {
+    file_.read_rows(place, slice.first() / 2, slice.first() / 2 + out.numel(), out);
+    if (!slice.is_whole()) pad_codes(codes, shape.numel());
+    return;
+  }
+  const int64_t width = shape.dim(1);
+  const int64_t rows_at_once = std::max<int64_t>(1, 2 * kPieceBytes / slice.in());
+  std::vector<uint8_t> buffer;
+  for (int64_t begin = 0; begin < shape.dim(0); begin += rows_at_once) {
+    const int64_t end = std::min(begin + rows_at_once, shape.dim(0));
+    const int64_t first_byte = (slice.first() + begin * slice.in()) / 2;
+    const int64_t past_byte = (slice.first() + (end - 1) * slice.in() + width + 1) / 2;
+    buffer.resize(static_cast<size_t>(past_byte - first_byte));
+    file_.read_rows(place, first_byte, past_byte,
+                    Tensor(buffer.data(), DType::kU8, {past_byte - first_byte}));
+    for (int64_t row = begin; row < end; ++row) {
+      copy_codes({codes, row * width},
+                 {buffer.data(), slice.first() + row * slice.in() - 2 * first_byte}, width);
+    }
+  }
+  pad_codes(codes, shape.numel());
+}
+
+std::optional<QuantizedTensor> StoreWeights::read_quantized(std::string_view name,
+                                                            const MatrixSlice& slice, Arena& arena,
                                                             std::string_view purpose) const {
   const Entry& entry = at(name);
   if (!entry.scheme) return std::nullopt;
-  const auto read_part = [&](std::string_view part, DType dtype, int64_t count) {
-    Tensor out = arena.allocate(purpose, dtype, Shape{count});
-    file_.read(tensor_place(name, part), out);
-    return out;
-  };
+  check_shape(name, entry.shape, slice.whole);
   QuantizedTensor result;
-  result.shape = entry.shape;
+  result.shape = slice.shape();
+  result.first = slice.first();
+  result.row_stride = slice.is_contiguous() ? 0 : slice.in();
   result.block_size = entry.scheme->block_size;
   result.source_dtype = entry.dtype;
   result.nested_offset = entry.scheme->nested_offset;
-  const int64_t blocks = result.blocks();
-  result.codes = read_part(store::kCodes, DType::kU8, (entry.shape.numel() + 1) / 2);
-  if (!entry.scheme->nested) {
-    result.absmax = read_part(store::kAbsmax, DType::kF32, blocks);
-    return result;
-  }
-  constexpr int64_t kBlock = QuantizedTensor::kNestedBlock;
-  result.absmax = read_part(store::kAbsmax, DType::kU8, blocks);
-  result.nested_absmax =
-      read_part(store::kNestedAbsmax, DType::kF32, (blocks + kBlock - 1) / kBlock);
-  result.nested_map = read_part(store::kNestedMap, DType::kF32, kNestedMapSize);
+  result.codes = arena.allocate(purpose, DType::kU8, Shape{(result.shape.numel() + 1) / 2});
+  read_codes(name, slice, result.codes);
+  // Items [first, first + count) of the `all` that this part must have.
+  const auto read_part = [&](std::string_view part, DType dtype, int64_t first, int64_t count,
+                             int64_t all) {
+    const std::string place = tensor_place(name, part);
+    if (const int64_t stored = file_.shape(place).numel(); stored != all) {
+      throw error(name, fmt::format("{} values in {} where {} are expected", stored, place, all));
+    }
+    Tensor out = arena.allocate(purpose, dtype, Shape{count});
+    file_.read_rows(place, first, first + count, out);
+    return out;
+  };
+  const int64_t blocks = (entry.shape.numel() + result.block_size - 1) / result.block_size;
+  result.absmax = read_part(store::kAbsmax, entry.scheme->nested ? DType::kU8 : DType::kF32,
+                            result.first_block(), result.blocks(), blocks);
+  if (!entry.scheme->nested) return result;
+  result.nested_absmax = read_part(store::kNestedAbsmax, DType::kF32, result.first_group(),
+                                   result.groups(), (blocks + kGroup - 1) / kGroup);
+  result.nested_map = read_part(store::kNestedMap, DType::kF32, 0, kNestedMapSize, kNestedMapSize);
   return result;
 }
 

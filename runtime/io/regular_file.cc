@@ -2,7 +2,6 @@
 #include "runtime/io/regular_file.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -44,19 +43,20 @@ size_t RegularFile::read_some(std::span<std::byte> out) {
   return static_cast<size_t>(got);
 }
 
-MappedFile::MappedFile(const std::string& path) {
-  const RegularFile file(path);
-  if (file.size() == 0) return;  // cannot be mapped, and there is nothing to see
-  const auto bytes = static_cast<size_t>(file.size());
-  void* address = mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, file.descriptor(), 0);
-  if (address == MAP_FAILED) {
-    throw FormatError(fmt::format("{}: cannot be mapped: {}", path, std::strerror(errno)));
+void RegularFile::read_at(uint64_t offset, std::span<std::byte> out) const {
+  while (!out.empty()) {
+    const ssize_t got = pread(descriptor_, out.data(), out.size(), static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) {
+      throw FormatError(fmt::format("{}: cannot be read: {}", path_, std::strerror(errno)));
+    }
+    if (got == 0) {
+      throw FormatError(
+          fmt::format("{}: ends at byte {}, it had {} when opened", path_, offset, size_));
+    }
+    offset += static_cast<uint64_t>(got);
+    out = out.subspan(static_cast<size_t>(got));
   }
-  bytes_ = {static_cast<const std::byte*>(address), bytes};
-}
-
-MappedFile::~MappedFile() {
-  if (!bytes_.empty()) munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
 }
 
 }  // namespace rankwise

@@ -21,26 +21,14 @@ class RegularFile {
   int64_t size() const { return size_; }  // when it was opened
   // Up to out.size() bytes from where the last call ended; 0 at the end of the file.
   size_t read_some(std::span<std::byte> out);
+  // Exactly out.size() bytes from `offset` on, from any thread. Read and not mapped: pages of a
+  // mapping count as memory of this process, and a file that shrinks meanwhile would end it.
+  void read_at(uint64_t offset, std::span<std::byte> out) const;
 
  private:
   std::string path_;
   int descriptor_ = -1;
   int64_t size_ = 0;
-};
-
-// The bytes of a regular file, mapped read-only. Whoever shortens the file meanwhile ends this
-// process (SIGBUS); replacing it by rename, as AtomicFile does, is safe.
-class MappedFile {
- public:
-  explicit MappedFile(const std::string& path);
-  ~MappedFile();
-  MappedFile(const MappedFile&) = delete;
-  MappedFile& operator=(const MappedFile&) = delete;
-
-  std::span<const std::byte> bytes() const { return bytes_; }
-
- private:
-  std::span<const std::byte> bytes_;
 };
 
 }  // namespace rankwise

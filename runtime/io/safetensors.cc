@@ -19,29 +19,30 @@ constexpr uint64_t kHeaderAlignment = 8;
 constexpr std::string_view kMetadataKey = "__metadata__";
 // Elements of one tensor, dimensions of 0 counted as 1: keeps every product of them in 64 bits.
 constexpr int64_t kMostElements = int64_t{1} << 56;
+constexpr int64_t kPieceElements = int64_t{1} << 18;  // converted at once: they stay in the cache
 
 FormatError tensor_error(const std::string& path, std::string_view name, std::string_view reason) {
   return FormatError(fmt::format("{}: tensor {}: {}", path, quote(name), reason));
 }
 
-// The JSON header, copied: what is checked must be what is used, even if the file changes.
-std::string header_text(const std::string& path, std::span<const std::byte> file) {
-  if (file.size() < kLengthBytes) {
-    throw FormatError(
-        fmt::format("{}: {} bytes, too short for a safetensors header", path, file.size()));
+// The JSON header.
+std::string header_text(const std::string& path, const RegularFile& file) {
+  const auto bytes = static_cast<uint64_t>(file.size());
+  if (bytes < kLengthBytes) {
+    throw FormatError(fmt::format("{}: {} bytes, too short for a safetensors header", path, bytes));
   }
   uint64_t length = 0;
-  std::memcpy(&length, file.data(), kLengthBytes);
+  file.read_at(0, std::as_writable_bytes(std::span(&length, 1)));
   if (length > kLongestHeader) {
     throw FormatError(fmt::format("{}: header of {} bytes, more than the {} allowed", path, length,
                                   kLongestHeader));
   }
-  if (length > file.size() - kLengthBytes) {
+  if (length > bytes - kLengthBytes) {
     throw FormatError(fmt::format("{}: header of {} bytes does not fit the file of {} bytes", path,
-                                  length, file.size()));
+                                  length, bytes));
   }
   std::string text(length, '\0');
-  std::memcpy(text.data(), file.data() + kLengthBytes, length);
+  file.read_at(kLengthBytes, std::as_writable_bytes(std::span(text)));
   // A byte order mark, which the JSON parser would skip, is not part of the format.
   const size_t first = text.find_first_not_of(" \t\r\n");
   if (first == std::string::npos || text[first] != '{') {
@@ -174,7 +175,7 @@ std::string header_of(const std::vector<NamedTensor>& tensors,
 }  // namespace
 
 SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path), file_(path) {
-  const std::string header = header_text(path, file_.bytes());
+  const std::string header = header_text(path, file_);
   const Json json = parse_json(header, path);
   data_begin_ = kLengthBytes + header.size();
   for (const auto& [name, value] : json.items()) {
@@ -187,7 +188,7 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path), file_(p
   std::ranges::sort(entries_, std::less<>(), [](const SafetensorsEntry& entry) {
     return std::tie(entry.begin, entry.end, entry.name);
   });
-  check_layout(path, entries_, file_.bytes().size() - data_begin_);
+  check_layout(path, entries_, static_cast<uint64_t>(file_.size()) - data_begin_);
   for (size_t i = 0; i < entries_.size(); ++i) index_.emplace(entries_[i].name, i);
 }
 
@@ -202,8 +203,10 @@ const SafetensorsEntry& SafetensorsFile::at(std::string_view name) const {
   return *entry;
 }
 
-std::span<const std::byte> SafetensorsFile::bytes(const SafetensorsEntry& entry) const {
-  return file_.bytes().subspan(data_begin_ + entry.begin, entry.end - entry.begin);
+std::vector<std::byte> SafetensorsFile::read_bytes(const SafetensorsEntry& entry) const {
+  std::vector<std::byte> bytes(entry.end - entry.begin);
+  file_.read_at(data_begin_ + entry.begin, bytes);
+  return bytes;
 }
 
 void SafetensorsFile::read(const SafetensorsEntry& entry, const Tensor& out) const {
@@ -212,8 +215,7 @@ void SafetensorsFile::read(const SafetensorsEntry& entry, const Tensor& out) con
                        fmt::format("shape {} where {} is expected", to_string(entry.shape),
                                    to_string(out.shape())));
   }
-  convert_elements(bytes(entry), entry.dtype, out,
-                   fmt::format("{}: tensor {}", path_, quote(entry.name)));
+  read_elements(entry, 0, out);
 }
 
 void SafetensorsFile::read_rows(const SafetensorsEntry& entry, int64_t begin, int64_t end,
@@ -230,12 +232,39 @@ void SafetensorsFile::read_rows(const SafetensorsEntry& entry, int64_t begin, in
                        fmt::format("rows [{}, {}) of shape {} where {} is expected", begin, end,
                                    to_string(entry.shape), to_string(out.shape())));
   }
-  const int64_t row_bits = row_elements * bits_of(entry.dtype);
-  if (row_bits % 8 != 0) throw tensor_error(path_, entry.name, "rows do not fill bytes");
-  const std::span<const std::byte> selected = bytes(entry).subspan(
-      static_cast<size_t>(begin * row_bits / 8), static_cast<size_t>((end - begin) * row_bits / 8));
-  convert_elements(selected, entry.dtype, out,
-                   fmt::format("{}: tensor {}", path_, quote(entry.name)));
+  read_elements(entry, begin * row_elements, out);
+}
+
+void SafetensorsFile::read_elements(const SafetensorsEntry& entry, int64_t first,
+                                    const Tensor& out) const {
+  RW_ASSERT(out.is_contiguous() && !out.device().is_cuda(), "{}", entry.name);
+  const int64_t count = out.numel();
+  if (first < 0 || count > entry.shape.numel() - first) {
+    throw tensor_error(path_, entry.name,
+                       fmt::format("no elements [{}, {}) in shape {}", first, first + count,
+                                   to_string(entry.shape)));
+  }
+  const std::string source = fmt::format("{}: tensor {}", path_, quote(entry.name));
+  convert_elements({}, entry.dtype, Tensor(nullptr, out.dtype(), out.shape()), source);
+  if (out.raw() == nullptr) return;
+  const int64_t bits = bits_of(entry.dtype);
+  if (first * bits % 8 != 0 || count * bits % 8 != 0) {
+    throw tensor_error(path_, entry.name, "the elements read do not fill bytes");
+  }
+  const uint64_t begin = data_begin_ + entry.begin + static_cast<uint64_t>(first * bits / 8);
+  if (entry.dtype == out.dtype()) {
+    file_.read_at(begin, {static_cast<std::byte*>(out.raw()), static_cast<size_t>(out.bytes())});
+    return;
+  }
+  const Tensor flat = out.reshaped({count});
+  std::vector<std::byte> buffer(static_cast<size_t>(std::min(count, kPieceElements) * bits / 8));
+  for (int64_t done = 0; done < count; done += kPieceElements) {
+    const Tensor piece = flat.rows(done, std::min(done + kPieceElements, count));
+    const std::span bytes(buffer.data(), static_cast<size_t>(piece.numel() * bits / 8));
+    file_.read_at(begin + static_cast<uint64_t>(done * bits / 8), bytes);
+    convert_elements(bytes, entry.dtype, piece,
+                     done == 0 ? source : fmt::format("{}, from {} on", source, done));
+  }
 }
 
 void write_safetensors(const std::string& path, std::vector<NamedTensor> tensors,

@@ -23,9 +23,10 @@ struct SafetensorsEntry {
   uint64_t end = 0;
 };
 
-// Memory-maps a file and validates its header completely before anything else: length, UTF-8, JSON,
-// duplicate names, no hole, no overlap, sizes, nothing behind the last tensor. All errors are
-// FormatError naming the file and, where there is one, the tensor.
+// Validates the header completely before anything else: length, UTF-8, JSON, duplicate names, no
+// hole, no overlap, sizes, nothing behind the last tensor. Of the data only what is asked for is
+// read, through small buffers. All errors are FormatError naming the file and, where there is one,
+// the tensor. May be read from several threads.
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::string& path);
@@ -36,9 +37,8 @@ class SafetensorsFile {
   const SafetensorsEntry* find(std::string_view name) const;  // null when absent
   const SafetensorsEntry& at(std::string_view name) const;    // FormatError when absent
 
-  // Raw little-endian bytes inside the mapping. Writers align the data to 8 bytes, but a valid file
-  // need not be: do not cast without looking.
-  std::span<const std::byte> bytes(const SafetensorsEntry& entry) const;
+  // A copy of the little-endian bytes.
+  std::vector<std::byte> read_bytes(const SafetensorsEntry& entry) const;
   // Copies into out, converting F16, BF16, F64 and integers to out's dtype (F32, or I32/I64 for
   // integers). out.numel() must equal the entry's (FormatError). With a null address (measuring
   // mode) only the checks are done.
@@ -46,10 +46,12 @@ class SafetensorsFile {
   // The same for items [begin, end) of dimension 0.
   void read_rows(const SafetensorsEntry& entry, int64_t begin, int64_t end,
                  const Tensor& out) const;
+  // The same for elements [first, first + out.numel()) of the flattened tensor.
+  void read_elements(const SafetensorsEntry& entry, int64_t first, const Tensor& out) const;
 
  private:
   std::string path_;
-  MappedFile file_;
+  RegularFile file_;
   size_t data_begin_ = 0;
   std::vector<SafetensorsEntry> entries_;
   std::map<std::string, size_t, std::less<>> index_;

@@ -60,7 +60,11 @@ class FolderWeights final : public WeightSource {
     const Place& place = at(name);
     place.file->read_rows(*place.entry, begin, end, out);
   }
-  std::optional<QuantizedTensor> read_quantized(std::string_view name, Arena&,
+  void read_elements(std::string_view name, int64_t first, const Tensor& out) const override {
+    const Place& place = at(name);
+    place.file->read_elements(*place.entry, first, out);
+  }
+  std::optional<QuantizedTensor> read_quantized(std::string_view name, const MatrixSlice&, Arena&,
                                                 std::string_view) const override {
     at(name);  // an absent tensor is an error, not "dense"
     return std::nullopt;
@@ -140,6 +144,13 @@ class FolderWeights final : public WeightSource {
 };
 
 }  // namespace
+
+std::optional<QuantizedTensor> WeightSource::read_quantized(std::string_view name, Arena& arena,
+                                                            std::string_view purpose) const {
+  const Shape whole = shape(name);
+  if (whole.rank() != 2) return std::nullopt;
+  return read_quantized(name, MatrixSlice::all(whole), arena, purpose);
+}
 
 std::unique_ptr<WeightSource> open_weights(const std::string& path) {
   std::error_code error;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "runtime/arena.h"
+#include "runtime/matrix_slice.h"
 #include "runtime/quantized_tensor.h"
 #include "runtime/stream.h"
 
@@ -29,12 +30,21 @@ class WeightSource {
   virtual void read(std::string_view name, const Tensor& out) const = 0;
   virtual void read_rows(std::string_view name, int64_t begin, int64_t end,
                          const Tensor& out) const = 0;
-  // The stored codes and scales, in tensors of `arena` under `purpose`; nullopt when this source
-  // holds the tensor dense.
-  virtual std::optional<QuantizedTensor> read_quantized(std::string_view name, Arena& arena,
+  // Elements [first, first + out.numel()) of the flattened tensor, converted; reads no more than
+  // those, or the rows they lie in.
+  virtual void read_elements(std::string_view name, int64_t first, const Tensor& out) const = 0;
+  // The stored codes and scales of a slice, in tensors of `arena` under `purpose`; nullopt when
+  // this source holds the tensor dense.
+  virtual std::optional<QuantizedTensor> read_quantized(std::string_view name,
+                                                        const MatrixSlice& slice, Arena& arena,
                                                         std::string_view purpose) const = 0;
-  // For sources without stored values (random weights of a benchmark): writes the whole tensor where
-  // it lies, on any device and in out's type. False: this source is to be read.
+  // Of the whole tensor.
+  std::optional<QuantizedTensor> read_quantized(std::string_view name, Arena& arena,
+                                                std::string_view purpose) const;
+  // For sources without stored values (random weights of a benchmark): writes a tensor where it
+  // lies, on any device and in out's type. What a rank gets for its slice need not be that part of
+  // what an unsharded run gets; ranks with the same shape get the same. False: this source is to be
+  // read.
   virtual bool generate(std::string_view name, const Tensor& out, Stream& stream) const {
     static_cast<void>(name), static_cast<void>(out), static_cast<void>(stream);
     return false;

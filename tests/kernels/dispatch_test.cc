@@ -30,7 +30,8 @@ TEST(Dispatch, MeasuringNeedsNoBackendOfTheDevice) {
   const Tensor row = f32({64});
   const Tensor heads = f32({4, 2, 32});
   const Tensor angles = f32({4, 16});
-  QuantizedTensor weight = allocate_nf4({64, 64}, true, DType::kF32, arena, "weights");
+  QuantizedTensor weight =
+      allocate_nf4(MatrixSlice::all({64, 64}), true, DType::kF32, arena, "weights");
 
   fill(x, 1.0f, stream);
   copy(x, x, stream);
@@ -39,7 +40,7 @@ TEST(Dispatch, MeasuringNeedsNoBackendOfTheDevice) {
   add_bias(x, row, stream);
   bias_backward(row, x, stream);
   sum_of_squares(arena.allocate("x", DType::kF64, {1}), std::array{x}, stream);
-  dropout(x, x, 0.5f, Rng(1, "mask"), 0, stream);
+  dropout(x, x, 0.5f, Rng(1, "mask"), {0, 64}, stream);
   adamw(std::array{AdamWTensors{x, x, x, x}}, 1.0f, {}, stream);
   rms_norm(x, f32({4}), x, row, 1e-5f, stream);
   rms_norm_backward(x, row, x, x, row, f32({4}), false, stream);
@@ -47,9 +48,12 @@ TEST(Dispatch, MeasuringNeedsNoBackendOfTheDevice) {
   rope(heads, heads, angles, angles, false, stream);
   swiglu(x, x, x, stream);
   swiglu_backward(x, x, {}, x, x, x, stream);
-  embedding(x, i32({4}), x, stream);
-  embedding_backward(x, x, i32({4}), stream);
-  cross_entropy(x, i32({4}), arena.allocate("x", DType::kF64, {3}), true, stream);
+  embedding(x, i32({4}), x, 0, stream);
+  embedding_backward(x, x, i32({4}), 0, stream);
+  const Tensor statistics = arena.allocate("x", DType::kF64, {1, 4, kCrossEntropyStatistics});
+  cross_entropy_statistics(statistics.reshaped({4, kCrossEntropyStatistics}), x, i32({4}), {}, true,
+                           stream);
+  cross_entropy(x, i32({4}), statistics, {}, arena.allocate("x", DType::kF64, {3}), true, stream);
   quantize_nf4(weight, f32({64, 64}), stream);
   dequantize(f32({64, 64}), weight, stream);
   linear(x, x, weight, 0.0f, stream);

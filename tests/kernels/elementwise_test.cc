@@ -160,10 +160,10 @@ TEST(Dropout, KeepsTheMeanAndTheRate) {
   Stream stream;
   const int64_t count = 200000;
   const float p = 0.3f;
-  const Tensor x = memory.poisoned({count});
+  const Tensor x = memory.poisoned({1, count});
   fill(x, 1.0f, stream);
-  const Tensor y = memory.poisoned({count});
-  dropout(y, x, p, Rng(5, "dropout", 2), 0, stream);
+  const Tensor y = memory.poisoned({1, count});
+  dropout(y, x, p, Rng(5, "dropout", 2), {0, count}, stream);
   double sum = 0.0;
   for (const float value : GuardedMemory::elements(y)) {
     ASSERT_TRUE(value == 0.0f || std::abs(value - 1.0f / 0.7f) < 1e-6f) << value;
@@ -178,46 +178,61 @@ TEST(Dropout, FollowsTheStreamOfRandomNumbers) {
   Stream stream;
   const Rng rng(9, "mask", 4);
   const uint64_t first = 4294967290ull;  // the counter's low word overflows on the way
-  const Tensor x = memory.normal({77});
-  const Tensor y = memory.poisoned({77});
-  dropout(y, x, 0.5f, rng, first, stream);
+  const Tensor x = memory.normal({7, 11});
+  const Tensor y = memory.poisoned({7, 11});
+  dropout(y, x, 0.5f, rng, {first, 11}, stream);
   for (uint64_t i = 0; i < 77; ++i) {
     const float expected = rng.uniform(first + i) >= 0.5f ? x.data<float>()[i] * 2.0f : 0.0f;
     EXPECT_EQ(expected, y.data<float>()[i]) << i;
   }
 }
 
-TEST(Dropout, DoesNotDependOnChunksOrThreads) {
+// Rows and columns [begin, end) of x.
+Tensor rectangle(const Tensor& x, std::pair<int64_t, int64_t> rows,
+                 std::pair<int64_t, int64_t> columns, GuardedMemory& memory) {
+  const Tensor out = memory.poisoned({rows.second - rows.first, columns.second - columns.first});
+  for (int64_t t = 0; t < out.dim(0); ++t) {
+    std::copy_n(x.data<float>() + (rows.first + t) * x.dim(1) + columns.first, out.dim(1),
+                out.data<float>() + t * out.dim(1));
+  }
+  return out;
+}
+
+TEST(Dropout, DoesNotDependOnSlicesOrThreads) {
+  using Range = std::pair<int64_t, int64_t>;
   const int before = omp_get_max_threads();
-  GuardedMemory memory;
-  Stream stream;
-  const Rng rng(1, "chunks", 0);
-  const Tensor x = memory.normal({50000});
-  const Tensor whole = memory.poisoned({50000});
-  const Tensor parts = memory.poisoned({50000});
-  omp_set_num_threads(1);
-  dropout(whole, x, 0.1f, rng, 11, stream);
-  omp_set_num_threads(3);
-  for (const auto& [begin, end] :
-       std::vector<std::pair<int64_t, int64_t>>{{0, 1}, {1, 6}, {6, 40007}, {40007, 50000}}) {
-    dropout(parts.rows(begin, end), x.rows(begin, end), 0.1f, rng,
-            11 + static_cast<uint64_t>(begin), stream);
+  for (const int64_t width : {10, 512, 1025}) {
+    GuardedMemory memory;
+    Stream stream;
+    const Rng rng(1, "slices", 0);
+    const Tensor x = memory.normal({150, width});
+    const Tensor whole = memory.poisoned({150, width});
+    omp_set_num_threads(1);
+    dropout(whole, x, 0.1f, rng, {11, width}, stream);
+    omp_set_num_threads(3);
+    for (const Range& rows : {Range{0, 150}, Range{7, 8}, Range{8, 139}}) {
+      for (const Range& columns : {Range{0, width}, Range{0, 1}, Range{1, 6}, Range{6, width}}) {
+        const Tensor part = rectangle(x, rows, columns, memory);
+        const auto first = static_cast<uint64_t>(11 + rows.first * width + columns.first);
+        dropout(part, part, 0.1f, rng, {first, width}, stream);
+        expect_identical(part, rectangle(whole, rows, columns, memory));
+      }
+    }
   }
   omp_set_num_threads(before);
-  expect_identical(parts, whole);
 }
 
 TEST(Dropout, BackwardMatchesFiniteDifferencesWithTheSameMask) {
   GuardedMemory memory;
   Stream stream;
   const Rng rng(3, "mask", 1);
-  const Tensor x = memory.normal({60});
-  const Tensor dy = memory.normal({60});
+  const Tensor x = memory.normal({5, 12});
+  const Tensor dy = memory.normal({5, 12});
   const Tensor dx = memory.copy_of(dy);
-  dropout(dx, dx, 0.4f, rng, 100, stream);  // in place
-  const Tensor y = memory.poisoned({60});
+  dropout(dx, dx, 0.4f, rng, {100, 30}, stream);  // in place
+  const Tensor y = memory.poisoned({5, 12});
   expect_gradient(x, dx, [&] {
-    dropout(y, x, 0.4f, rng, 100, stream);
+    dropout(y, x, 0.4f, rng, {100, 30}, stream);
     return weighted_sum(y, dy);
   });
 }
@@ -225,9 +240,9 @@ TEST(Dropout, BackwardMatchesFiniteDifferencesWithTheSameMask) {
 TEST(Dropout, OfZeroCopies) {
   GuardedMemory memory;
   Stream stream;
-  const Tensor x = memory.normal({33});
-  const Tensor y = memory.poisoned({33});
-  dropout(y, x, 0.0f, Rng(1, "none"), 0, stream);
+  const Tensor x = memory.normal({3, 11});
+  const Tensor y = memory.poisoned({3, 11});
+  dropout(y, x, 0.0f, Rng(1, "none"), {0, 11}, stream);
   expect_identical(y, x);
 }
 
@@ -238,7 +253,7 @@ TEST(ElementwiseDeathTest, RefusesUnequalSizesAndTypes) {
   EXPECT_DEATH(add(memory.zeros({5}), x, stream), "add: y \\(5\\), x \\(4\\)");
   EXPECT_DEATH(copy(memory.zeros(DType::kI32, {4}), x, stream), "copy: y is I32, expected F32");
   EXPECT_DEATH(fill(memory.zeros(DType::kI32, {4}), 1.0f, stream), "fill");
-  EXPECT_DEATH(dropout(x, x, 1.0f, Rng(1, "p"), 0, stream), "dropout: p 1");
+  EXPECT_DEATH(dropout(x, x, 1.0f, Rng(1, "p"), {0, 4}, stream), "dropout: p 1");
   EXPECT_DEATH(cast(x, x, stream), "cast: the CPU computes in F32");
 }
 

@@ -21,7 +21,7 @@ TEST(Embedding, CopiesTheRowOfEachId) {
   const Tensor table = memory.normal({5, 24});
   const Tensor ids = memory.of<int32_t>({4}, {4, 0, 4, 2});
   const Tensor y = memory.poisoned({4, 24});
-  embedding(y, ids, table, stream);
+  embedding(y, ids, table, 0, stream);
   for (int64_t t = 0; t < 4; ++t) {
     expect_identical(y.rows(t, t + 1),
                      table.rows(ids.data<int32_t>()[t], ids.data<int32_t>()[t] + 1));
@@ -33,7 +33,7 @@ TEST(Embedding, BackwardAddsToTheRowOfEachId) {
   Stream stream;
   const Tensor dtable = memory.of<float>({3, 2}, {1, 1, 1, 1, 1, 1});
   const Tensor dy = memory.of<float>({3, 2}, {1, 2, 10, 20, 100, 200});
-  embedding_backward(dtable, dy, memory.of<int32_t>({3}, {2, 0, 2}), stream);
+  embedding_backward(dtable, dy, memory.of<int32_t>({3}, {2, 0, 2}), 0, stream);
   expect_close(dtable, std::vector<double>{11, 21, 1, 1, 102, 203}, 0.0, 0.0);
 }
 
@@ -55,20 +55,34 @@ TEST(Embedding, BackwardSumsInTokenOrderForAnyThreadCount) {
       dy.data<float>()[299 * width + c] = 1.0f;
     }
     ids.data<int32_t>()[7] = 1;
-    embedding_backward(dtable, dy, ids, stream);
+    embedding_backward(dtable, dy, ids, 0, stream);
     for (int64_t c = 0; c < width; ++c) EXPECT_EQ(1.0f, dtable.data<float>()[c]);
   }
   omp_set_num_threads(before);
 }
 
-TEST(EmbeddingDeathTest, RefusesAnIdOutsideTheTable) {
+// Tables of 3, 1 and 3 ids, each of which sees all tokens.
+TEST(Embedding, PartsOfTheTableAddUpToTheWhole) {
   GuardedMemory memory;
   Stream stream;
-  const Tensor table = memory.zeros({5, 2});
-  const Tensor y = memory.zeros({1, 2});
-  EXPECT_DEATH(embedding(y, memory.of<int32_t>({1}, {5}), table, stream), "id 5 of 5");
-  EXPECT_DEATH(embedding(y, memory.of<int32_t>({1}, {-1}), table, stream), "id -1 of 5");
-  EXPECT_DEATH(embedding_backward(table, y, memory.of<int32_t>({1}, {9}), stream), "id 9 of 5");
+  const int64_t width = 70;
+  const Tensor table = memory.normal({7, width});
+  const Tensor ids = memory.of<int32_t>({6}, {6, 0, 3, 2, 6, 4});
+  const Tensor dy = memory.normal({6, width});
+  const Tensor whole = memory.poisoned({6, width});
+  const Tensor dwhole = memory.zeros({7, width}), dparts = memory.zeros({7, width});
+  embedding(whole, ids, table, 0, stream);
+  embedding_backward(dwhole, dy, ids, 0, stream);
+  const Tensor sum = memory.zeros({6, width});
+  for (const auto& [begin, end] :
+       std::vector<std::pair<int64_t, int64_t>>{{0, 3}, {3, 4}, {4, 7}}) {
+    const Tensor part = memory.poisoned({6, width});
+    embedding(part, ids, memory.copy_of(table.rows(begin, end)), begin, stream);
+    for (int64_t i = 0; i < part.numel(); ++i) sum.data<float>()[i] += part.data<float>()[i];
+    embedding_backward(dparts.rows(begin, end), dy, ids, begin, stream);
+  }
+  expect_identical(sum, whole);
+  expect_identical(dparts, dwhole);
 }
 
 }  // namespace

@@ -157,7 +157,7 @@ TEST(LowRankLinear, AnUnwantedInputGradientLeavesTheOthersAsTheyAre) {
 TEST(LowRankLinear, QuantisedWeightsGiveTheProductOfTheirDecodedValues) {
   Rig rig;
   Arena arena;
-  QuantizedTensor q = allocate_nf4({9, kIn}, true, DType::kF32, arena, "weights");
+  QuantizedTensor q = allocate_nf4(MatrixSlice::all({9, kIn}), true, DType::kF32, arena, "weights");
   quantize_nf4(q, std::get<Tensor>(rig.weights[0]), rig.stream);
   dequantize(std::get<Tensor>(rig.weights[0]), q, rig.stream);
   const std::vector<double> expected = reference(rig.x, rig.layers[0]);
@@ -165,6 +165,79 @@ TEST(LowRankLinear, QuantisedWeightsGiveTheProductOfTheirDecodedValues) {
   rig.layers[0].weight = &quantized;
   rig.forward();
   expect_close(rig.ys[0], expected, 1e-5, 1e-5);
+}
+
+// One adapted layer whose matrices are also used in slices; whatever is written is added to.
+struct Layer {
+  GuardedMemory memory;
+  Stream stream;
+  int64_t in, out = 12, rank = 3;
+  Tensor x = memory.uniform({kTokens, in}), w = memory.uniform({out, in});
+  Tensor a = memory.uniform({rank, in}), b = memory.uniform({out, rank});
+  Tensor dy = memory.uniform({kTokens, out});
+  Tensor y = memory.uniform(dy.shape()), dx = memory.uniform(x.shape());
+  Tensor da = memory.uniform(a.shape()), db = memory.uniform(b.shape());
+
+  explicit Layer(int64_t columns) : in(columns) {}
+
+  // Both passes of this part of the layer.
+  void run(const MatrixSlice& slice) {
+    const auto in_slice = [&](const Tensor& matrix) {
+      return matrix.columns(slice.column_begin, slice.column_end);
+    };
+    const auto out_slice = [&](const Tensor& matrix) {
+      return matrix.columns(slice.row_begin, slice.row_end);
+    };
+    const Weight weight = in_slice(w.rows(slice.row_begin, slice.row_end));
+    const LowRankLinear layers[] = {
+        {&weight, in_slice(a), b.rows(slice.row_begin, slice.row_end), 0.5f}};
+    const Tensor downs[] = {memory.poisoned({kTokens, rank})};
+    const Tensor ddowns[] = {memory.poisoned({kTokens, rank})};
+    const Tensor ys[] = {out_slice(y)}, dys[] = {out_slice(dy)};
+    const Tensor das[] = {in_slice(da)}, dbs[] = {db.rows(slice.row_begin, slice.row_end)};
+    low_rank_linear(ys, downs, in_slice(x), layers, ys[0], stream);
+    low_rank_linear_backward_input(in_slice(dx), ddowns, dys, layers, 1.0f, stream);
+    low_rank_linear_backward_weight(das, dbs, ddowns, dys, downs, in_slice(x), layers, stream);
+  }
+};
+
+std::vector<double> in_double(const Tensor& x) {
+  const auto elements = GuardedMemory::elements(x);
+  return {elements.begin(), elements.end()};
+}
+
+void expect_same(const Layer& actual, const Layer& expected) {
+  expect_close(actual.y, in_double(expected.y), 1e-4, 1e-5);
+  expect_close(actual.dx, in_double(expected.dx), 1e-4, 1e-5);
+  expect_close(actual.da, in_double(expected.da), 1e-4, 1e-5);
+  expect_close(actual.db, in_double(expected.db), 1e-4, 1e-5);
+}
+
+// How ranks share a layer whose columns are split; each adds to all of db and to its part of da.
+TEST(LowRankLinear, ColumnSlicesTogetherMakeTheWhole) {
+  for (const auto& [in, cut] : {std::pair<int64_t, int64_t>{172, 43}, {172, 86}, {4096, 2048}}) {
+    Layer whole(in), parts(in);
+    const Shape shape = whole.w.shape();
+    whole.run(MatrixSlice::all(shape));
+    const Tensor before = parts.memory.copy_of(parts.da);
+    parts.run({shape, 0, shape.dim(0), 0, cut});
+    for (int64_t r = 0; r < parts.rank; ++r) {
+      for (int64_t c = cut; c < in; ++c) ASSERT_EQ(at(parts.da, r, c), at(before, r, c));
+    }
+    parts.run({shape, 0, shape.dim(0), cut, in});
+    expect_same(parts, whole);
+  }
+}
+
+TEST(LowRankLinear, RowSlicesTogetherMakeTheWhole) {
+  Layer whole(43), parts(43);
+  const Shape shape = whole.w.shape();
+  whole.run(MatrixSlice::all(shape));
+  const Tensor before = parts.memory.copy_of(parts.db);
+  parts.run({shape, 5, shape.dim(0), 0, 43});
+  expect_identical(parts.db.rows(0, 5), before.rows(0, 5));
+  parts.run({shape, 0, 5, 0, 43});
+  expect_same(parts, whole);
 }
 
 TEST(LowRankLinearDeathTest, WrongShapesAbortWithTheirNames) {

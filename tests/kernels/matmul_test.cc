@@ -59,7 +59,7 @@ Tensor nf4_decoded(GuardedMemory& memory, const QuantizedTensor& q) {
 
 QuantizedTensor nf4_weight(GuardedMemory& memory, Arena& arena, const Shape& shape) {
   Stream stream;
-  QuantizedTensor q = allocate_nf4(shape, true, DType::kF32, arena, "weights");
+  QuantizedTensor q = allocate_nf4(MatrixSlice::all(shape), true, DType::kF32, arena, "weights");
   quantize_nf4(q, memory.normal(shape, 0.1f), stream);
   return q;
 }
@@ -94,24 +94,29 @@ TEST(Matmul, AgreesWithADoubleReferenceForAllTransposes) {
 }
 
 TEST(Matmul, RowStridedViewsWriteOnlyTheirColumns) {
-  for (int transposes = 0; transposes < 4; ++transposes) {
-    GuardedMemory memory;
-    Stream stream;
-    const MatmulParams params = {.transpose_a = (transposes & 1) != 0,
-                                 .transpose_b = (transposes & 2) != 0};
-    const int64_t m = 19, n = 21, k = 23;
-    const Tensor a = memory.uniform({params.transpose_a ? k : m, 40})
-                         .columns(5, 5 + (params.transpose_a ? m : k));
-    const Tensor b = memory.uniform({params.transpose_b ? n : k, 50})
-                         .columns(9, 9 + (params.transpose_b ? k : n));
-    const Tensor wide = memory.uniform({m, 64});
-    const Tensor before = memory.copy_of(wide);
-    const Tensor c = wide.columns(11, 11 + n);
-    matmul(c, a, b, params, stream);
-    expect_close(contiguous(memory, c), reference_product(c, a, b, params), 1e-5, 1e-5);
-    for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 11}, {11 + n, 64}}) {
-      expect_identical(contiguous(memory, wide.columns(begin, end)),
-                       contiguous(memory, before.columns(begin, end)));
+  const int64_t slices[][3] = {{64, 11, 32}, {172, 43, 86}, {172, 86, 172}, {4096, 2048, 4096}};
+  for (const auto& [width, begin, end] : slices) {
+    for (int i = 0; i < 8; ++i) {
+      GuardedMemory memory;
+      Stream stream;
+      const MatmulParams params = {.transpose_a = (i & 1) != 0,
+                                   .transpose_b = (i & 2) != 0,
+                                   .beta = (i & 4) != 0 ? 1.0f : 0.0f};
+      const int64_t m = 19, n = end - begin, k = 23;
+      const Tensor a = memory.uniform({params.transpose_a ? k : m, 40})
+                           .columns(5, 5 + (params.transpose_a ? m : k));
+      const Tensor b = params.transpose_b ? memory.uniform({n, 50}).columns(9, 9 + k)
+                                          : memory.uniform({k, width}).columns(begin, end);
+      const Tensor wide = memory.uniform({m, width});
+      const Tensor before = memory.copy_of(wide);
+      const Tensor c = wide.columns(begin, end);
+      const std::vector<double> expected = reference_product(c, a, b, params);
+      matmul(c, a, b, params, stream);
+      expect_close(contiguous(memory, c), expected, 1e-5, 1e-5);
+      for (const auto& [from, to] : {std::pair{int64_t{0}, begin}, {end, width}}) {
+        expect_identical(contiguous(memory, wide.columns(from, to)),
+                         contiguous(memory, before.columns(from, to)));
+      }
     }
   }
 }
@@ -267,7 +272,8 @@ TEST(LinearNf4, RepeatedCallsAreBitIdentical) {
 TEST(Linear, MeasuringStreamChecksAndTouchesNothing) {
   Arena arena(Device{}, Arena::Mode::kMeasure);
   Stream stream(Device{}, Stream::Mode::kMeasure);
-  const QuantizedTensor q = allocate_nf4({32, 64}, true, DType::kF32, arena, "weights");
+  const QuantizedTensor q =
+      allocate_nf4(MatrixSlice::all({32, 64}), true, DType::kF32, arena, "weights");
   const Tensor x = arena.allocate("activations", DType::kF32, {8, 64});
   const Tensor y = arena.allocate("activations", DType::kF32, {8, 32});
   linear(y, x, q, 0.0f, stream);

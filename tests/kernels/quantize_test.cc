@@ -375,8 +375,10 @@ TEST(Dequantize, AcceptsOtherBlockSizesAndMaps) {
 
 TEST(AllocateNf4, TakesTheBytesOfTheFormat) {
   Arena arena(Device{}, Arena::Mode::kMeasure);
-  const QuantizedTensor single = allocate_nf4({4096, 4096}, false, DType::kBF16, arena, "weights");
-  const QuantizedTensor nested = allocate_nf4({4096, 4096}, true, DType::kBF16, arena, "weights");
+  const QuantizedTensor single =
+      allocate_nf4(MatrixSlice::all({4096, 4096}), false, DType::kBF16, arena, "weights");
+  const QuantizedTensor nested =
+      allocate_nf4(MatrixSlice::all({4096, 4096}), true, DType::kBF16, arena, "weights");
   const double numel = 4096.0 * 4096.0;
   EXPECT_DOUBLE_EQ(4.5, 8.0 * static_cast<double>(single.bytes()) / numel);
   EXPECT_NEAR(4.126953, 8.0 * static_cast<double>(nested.bytes()) / numel, 1e-6);
@@ -387,7 +389,7 @@ TEST(AllocateNf4, TakesTheBytesOfTheFormat) {
 TEST(QuantizeNf4, MeasuringStreamTouchesNothing) {
   Arena arena(Device{}, Arena::Mode::kMeasure);
   Stream stream(Device{}, Stream::Mode::kMeasure);
-  QuantizedTensor q = allocate_nf4({64, 64}, true, DType::kF32, arena, "weights");
+  QuantizedTensor q = allocate_nf4(MatrixSlice::all({64, 64}), true, DType::kF32, arena, "weights");
   const Tensor w = arena.allocate("weights", DType::kF32, {64, 64});
   quantize_nf4(q, w, stream);
   dequantize(w, q, stream);

@@ -49,6 +49,12 @@ quietly() {  # quietly LOG COMMAND...: shows the log only when the command fails
 # case at all) counts as one failed.
 count_cases() {
   awk -v skipped_list="$logs/skipped.txt" '
+    # "12: /path/some_test.cc:34: Skipped", then the reason
+    /^[0-9]+: .*: Skipped$/ {
+      number = $0; sub(/:.*/, "", number)
+      if ((getline line) > 0) { sub(/^[0-9]+: /, "", line); reason[number] = line }
+      next
+    }
     match($0, /^[0-9]+: \[ +(OK|FAILED|SKIPPED) +\] [A-Za-z0-9_\/]+\.[A-Za-z0-9_\/]+/) {
       line = substr($0, RSTART, RLENGTH)
       number = line; sub(/:.*/, "", number)
@@ -56,6 +62,8 @@ count_cases() {
       value = line ~ /FAILED/ ? 3 : line ~ /SKIPPED/ ? 2 : 1
       key = number SUBSEP name
       if (value > worst[key]) worst[key] = value
+      if (value == 2 && reason[number] != "") why[key] = reason[number]
+      reason[number] = ""
     }
     # "3/90 Test  #3: runtime.rng_test ......   Passed    0.02 sec"
     match($0, /^ *[0-9]+\/[0-9]+ Test +#[0-9]+: [^ ]+/) {
@@ -68,7 +76,9 @@ count_cases() {
         split(key, half, SUBSEP); cases[half[1]]++
         if (worst[key] == 1) passed++
         if (worst[key] == 2) {
-          skipped++; print "   " program[half[1]] " " half[2] >> skipped_list
+          skipped++
+          because = why[key] == "" ? "" : ": " why[key]
+          print "   " program[half[1]] " " half[2] because >> skipped_list
         }
         if (worst[key] == 3) { failed++; named[half[1]] = 1 }
       }

@@ -98,6 +98,30 @@ INSTANTIATE_TEST_SUITE_P(
         AttentionCase{"bf16_deterministic", {100, 90}, {}, 4, 2, 64, 0, DType::kBF16, 8, true}),
     [](const auto& instance) { return instance.param.name; });
 
+// Query heads per kv head that are no power of two.
+std::vector<AttentionCase> uneven_groups() {
+  std::vector<AttentionCase> cases;
+  for (const DType dtype : testing::kActivationTypes) {
+    for (const int64_t group : {5, 6, 7}) {
+      for (const int64_t dim : {64, 128}) {
+        cases.push_back({fmt::format("{}_groups_of_{}_dim_{}", name_of(dtype), group, dim),
+                         {70, 1, 133},
+                         {},
+                         2 * group,
+                         2,
+                         dim,
+                         0,
+                         dtype,
+                         8});
+      }
+    }
+  }
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(UnevenGroups, CudaAttention, ::testing::ValuesIn(uneven_groups()),
+                         [](const auto& instance) { return instance.param.name; });
+
 void expect_same_bits_twice(const AttentionCase& c) {
   GuardedMemory memory(13);
   const AttentionTensors host = host_tensors(c, memory);

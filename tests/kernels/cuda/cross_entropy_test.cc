@@ -18,27 +18,51 @@ using testing::expect_identical;
 using testing::GuardedMemory;
 using testing::kActivationTypes;
 
-// The same logits, rounded to `dtype`, on both devices.
+// The same logits, rounded to `dtype`, on both devices. On the GPU the vocabulary is split over
+// `ranks`, which run one after the other on columns of the whole logits.
 struct Call : testing::Backends {
-  Call(const Tensor& values, const std::vector<int32_t>& target_ids, DType type, int64_t extra)
-      : dtype(type) {
+  Call(const Tensor& values, const std::vector<int32_t>& target_ids, DType type, int64_t extra,
+       int rank_count = 1)
+      : dtype(type), ranks(rank_count) {
     host_logits = memory.copy_of(values);
     logits = pair(host_logits, dtype, extra).gpu;
     host_targets = memory.of<int32_t>({values.dim(0)}, target_ids);
     targets = device.copy_of(host_targets);
     host_sums = memory.of<double>({3}, {0.5, 2.0, 1.0});
-    sums = device.copy_of(host_sums);
+    for (int rank = 0; rank < ranks; ++rank) sums.push_back(device.copy_of(host_sums));
+    const int64_t rows = values.dim(0);
+    statistics = device.poisoned(DType::kF64, {ranks, rows, kCrossEntropyStatistics});
+    host_statistics = memory.poisoned(DType::kF64, {1, rows, kCrossEntropyStatistics});
+  }
+  static Tensor rank_of(const Tensor& stacked, int rank) {
+    return stacked.rows(rank, rank + 1).reshaped({stacked.dim(1), stacked.dim(2)});
   }
   void run(bool write_gradient) {
-    cross_entropy(logits, targets, sums, write_gradient, gpu);
-    cross_entropy(host_logits, host_targets, host_sums, write_gradient, cpu);
+    const auto begin_of = [&](int rank) { return logits.dim(1) * rank / ranks; };
+    std::vector<Tensor> parts;
+    for (int rank = 0; rank < ranks; ++rank) {
+      parts.push_back(ranks == 1 ? logits : logits.columns(begin_of(rank), begin_of(rank + 1)));
+      cross_entropy_statistics(rank_of(statistics, rank), parts.back(), targets,
+                               {begin_of(rank), rank}, write_gradient, gpu);
+    }
+    for (size_t i = 0; i < parts.size(); ++i) {
+      const int rank = static_cast<int>(i);
+      cross_entropy(parts[i], targets, statistics, {begin_of(rank), rank}, sums[i], write_gradient,
+                    gpu);
+    }
+    cross_entropy_statistics(rank_of(host_statistics, 0), host_logits, host_targets, {},
+                             write_gradient, cpu);
+    cross_entropy(host_logits, host_targets, host_statistics, {}, host_sums, write_gradient, cpu);
   }
-  double sum(int index) { return device.to_host(sums, memory).data<double>()[index]; }
+  double sum(int index) { return device.to_host(sums[0], memory).data<double>()[index]; }
   void expect_same() {
     const double loss = host_sums.data<double>()[0];
     EXPECT_NEAR(loss, sum(0), 2e-6 * (1.0 + std::abs(loss)));
     EXPECT_EQ(host_sums.data<double>()[1], sum(1));
     EXPECT_EQ(host_sums.data<double>()[2], sum(2));
+    for (const Tensor& of_rank : sums) {
+      expect_identical(device.to_host(of_rank, memory), device.to_host(sums[0], memory));
+    }
     const auto expected = GuardedMemory::elements(host_logits);
     const std::vector<double> gradient(expected.begin(), expected.end());
     const bool exact = dtype == DType::kF32;
@@ -47,7 +71,9 @@ struct Call : testing::Backends {
   }
 
   DType dtype;
-  Tensor logits, targets, sums, host_logits, host_targets, host_sums;
+  int ranks;
+  Tensor logits, targets, statistics, host_logits, host_targets, host_statistics, host_sums;
+  std::vector<Tensor> sums;  // of each rank
 };
 
 std::vector<int32_t> some_targets(int64_t rows, int64_t vocabulary) {
@@ -93,6 +119,26 @@ TEST(CrossEntropyCuda, FindsEveryTarget) {
   }
 }
 
+TEST(CrossEntropyCuda, OfASplitVocabularyAgreesWithTheCpu) {
+  RW_REQUIRE_GPU();
+  for (const auto& [rows, vocabulary] : std::vector<std::pair<int64_t, int64_t>>{
+           {1, 4}, {65, 7}, {33, 5001}, {700, 172}, {5, 32001}}) {
+    for (const DType dtype : kActivationTypes) {
+      for (const int64_t extra : {0, 3}) {
+        for (const int ranks : {2, 3, 4}) {
+          SCOPED_TRACE(::testing::Message() << rows << " x " << vocabulary << " over " << ranks
+                                            << " " << name_of(dtype) << " extra " << extra);
+          GuardedMemory memory;
+          Call call(memory.normal({rows, vocabulary}, 3.0f), some_targets(rows, vocabulary), dtype,
+                    extra, ranks);
+          call.run(true);
+          call.expect_same();
+        }
+      }
+    }
+  }
+}
+
 TEST(CrossEntropyCuda, LeavesLogitsAloneWithoutGradient) {
   RW_REQUIRE_GPU();
   GuardedMemory memory;
@@ -114,9 +160,11 @@ TEST(CrossEntropyCuda, CountsTheLowestOfTiedMaximaAsPrediction) {
         logits.data<float>()[t * vocabulary + first] = 2.0f;
         logits.data<float>()[t * vocabulary + second] = 2.0f;
       }
-      Call call(logits, {first, second, first, second}, dtype, 0);
-      call.run(false);
-      EXPECT_EQ(1.0 + 2.0, call.sum(2)) << first << ", " << second;
+      for (const int ranks : {1, 2, 4}) {
+        Call call(logits, {first, second, first, second}, dtype, 0, ranks);
+        call.run(false);
+        EXPECT_EQ(1.0 + 2.0, call.sum(2)) << first << ", " << second << " over " << ranks;
+      }
     }
   }
 }
@@ -125,23 +173,27 @@ TEST(CrossEntropyCuda, HugeAndInfiniteLogitsDoNotOverflow) {
   RW_REQUIRE_GPU();
   constexpr float kInf = std::numeric_limits<float>::infinity();
   for (const DType dtype : kActivationTypes) {
-    GuardedMemory memory;
-    Call call(memory.of<float>({2, 9}, {1e4f, -1e4f, 0, 1e4f, 1, 2, 3, 4, 5,  //
-                                        -kInf, -kInf, -kInf, -kInf, 2, 1, 0, -kInf, -kInf}),
-              {0, 4}, dtype, 0);
-    call.run(true);
-    call.expect_same();
+    for (const int ranks : {1, 3, 4}) {  // of three, the first has only infinities in its columns
+      GuardedMemory memory;
+      Call call(memory.of<float>({2, 9}, {1e4f, -1e4f, 0, 1e4f, 1, 2, 3, 4, 5,  //
+                                          -kInf, -kInf, -kInf, -kInf, 2, 1, 0, -kInf, -kInf}),
+                {0, 4}, dtype, 0, ranks);
+      call.run(true);
+      call.expect_same();
+    }
   }
 }
 
 TEST(CrossEntropyCuda, KeepsNaNVisible) {
   RW_REQUIRE_GPU();
-  GuardedMemory memory;
-  const Tensor logits = memory.normal({1, 40});
-  logits.data<float>()[20] = std::nanf("");
-  Call call(logits, {3}, DType::kBF16, 0);
-  call.run(true);
-  EXPECT_TRUE(std::isnan(call.sum(0)));
+  for (const int ranks : {1, 2, 4}) {
+    GuardedMemory memory;
+    const Tensor logits = memory.normal({1, 40});
+    logits.data<float>()[20] = std::nanf("");
+    Call call(logits, {3}, DType::kBF16, 0, ranks);
+    call.run(true);
+    EXPECT_TRUE(std::isnan(call.sum(0)));
+  }
 }
 
 TEST(CrossEntropyCuda, RepeatsItsBits) {
@@ -162,7 +214,9 @@ TEST(CrossEntropyCuda, MeasuresTheScratchMemoryItTakes) {
   GuardedMemory memory;
   Call call(memory.normal({65, 40}), some_targets(65, 40), DType::kBF16, 0);
   Stream measuring(call.gpu.device(), Stream::Mode::kMeasure);
-  cross_entropy(call.logits, call.targets, call.sums, true, measuring);
+  cross_entropy_statistics(Call::rank_of(call.statistics, 0), call.logits, call.targets, {}, true,
+                           measuring);
+  cross_entropy(call.logits, call.targets, call.statistics, {}, call.sums[0], true, measuring);
   call.run(true);
   EXPECT_GT(measuring.scratch_peak_bytes(), 0u);
   EXPECT_EQ(measuring.scratch_peak_bytes(), call.gpu.scratch_peak_bytes());

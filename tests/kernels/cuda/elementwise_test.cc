@@ -198,9 +198,28 @@ TEST(CudaDropout, HasTheMaskOfTheCpu) {
       const Rng rng(9, "mask", (1ull << 40) + 4);
       const Tensor x = rounded(bench.memory.normal(shape), x_type);
       const Tensor out = bench.device.poisoned(y_type, shape, extra);
-      dropout(out, bench.device.copy_of(x, x_type, 8 - extra), 0.3f, rng, first, bench.gpu);
+      const MaskPlace place{first, shape.dim(1)};
+      dropout(out, bench.device.copy_of(x, x_type, 8 - extra), 0.3f, rng, place, bench.gpu);
       const Tensor expected = bench.memory.poisoned(shape);
-      dropout(expected, x, 0.3f, rng, first, bench.cpu);
+      dropout(expected, x, 0.3f, rng, place, bench.cpu);
+      bench.expect_equal(out, expected);
+    }
+  });
+}
+
+// Slices, contiguous or not, of wider activations, beginning anywhere in a block of random words.
+TEST(CudaDropout, HasTheMaskOfTheCpuOnSlices) {
+  RW_REQUIRE_GPU();
+  for_each_case([](const Shape& shape, DType y_type, DType x_type, int64_t extra) {
+    for (const int64_t more : {1, 4, 10}) {
+      const MaskPlace place{4294967290ull + static_cast<uint64_t>(more), shape.dim(1) + more};
+      Bench bench;
+      const Rng rng(9, "slices");
+      const Tensor x = rounded(bench.memory.normal(shape), x_type);
+      const Tensor out = bench.device.poisoned(y_type, shape, extra);
+      dropout(out, bench.device.copy_of(x, x_type, extra), 0.3f, rng, place, bench.gpu);
+      const Tensor expected = bench.memory.poisoned(shape);
+      dropout(expected, x, 0.3f, rng, place, bench.cpu);
       bench.expect_equal(out, expected);
     }
   });
@@ -209,11 +228,13 @@ TEST(CudaDropout, HasTheMaskOfTheCpu) {
 TEST(CudaDropout, WorksInPlace) {
   RW_REQUIRE_GPU();
   Bench bench;
-  const Tensor x = bench.memory.normal({65, 172});
-  const Tensor out = bench.device.copy_of(x);
-  dropout(out, out, 0.5f, Rng(1, "p"), 4, bench.gpu);
-  dropout(x, x, 0.5f, Rng(1, "p"), 4, bench.cpu);
-  bench.expect_equal(out, x);
+  for (const int64_t width : {172, 344}) {
+    const Tensor x = bench.memory.normal({65, 172});
+    const Tensor out = bench.device.copy_of(x);
+    dropout(out, out, 0.5f, Rng(1, "p"), {4, width}, bench.gpu);
+    dropout(x, x, 0.5f, Rng(1, "p"), {4, width}, bench.cpu);
+    bench.expect_equal(out, x);
+  }
 }
 
 TEST(CudaRandomFills, FollowTheStreamOfRandomNumbers) {

@@ -13,7 +13,8 @@ namespace {
 using testing::Backends;
 using testing::kActivationTypes;
 
-// Two layers of 5 and 3 outputs that read 12 columns, with ranks 2 and 3.
+// Two layers of 5 and 3 outputs that read 12 columns, with ranks 2 and 3; A and its gradient are
+// strided.
 struct Rig : Backends {
   Rig() {
     for (const auto& [out, rank, scale] : {std::tuple{5, 2, 0.5f}, std::tuple{3, 3, 2.0f}}) {
@@ -24,7 +25,8 @@ struct Rig : Backends {
       scales.push_back(scale);
     }
     for (size_t i = 0; i < 2; ++i) {
-      layers.push_back({&on_gpu[i], device.copy_of(a[i]), device.copy_of(b[i]), scales[i]});
+      layers.push_back(
+          {&on_gpu[i], device.copy_of(a[i], DType::kF32, 7), device.copy_of(b[i]), scales[i]});
     }
     group = cuda::group_of(layers);
   }
@@ -78,7 +80,7 @@ TEST(CudaLowRankTerms, AddTheirBlocksOfTheGradients) {
   for (size_t i = 0; i < 2; ++i) {
     da_before[i] = rig.memory.uniform(rig.a[i].shape());
     db_before[i] = rig.memory.uniform(rig.b[i].shape());
-    das[i] = rig.device.copy_of(da_before[i]);
+    das[i] = rig.device.copy_of(da_before[i], DType::kF32, 5);
     dbs[i] = rig.device.copy_of(db_before[i]);
   }
   cuda::add_gradients(das, dbs, rig.device.copy_of(a_sums), rig.device.copy_of(b_sums), rig.group,

@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <string>
+#include <tuple>
 
 #include "kernels/cuda/matmul_call.h"
 #include "kernels/quantize.h"
@@ -147,6 +148,29 @@ TEST(CudaMatmul, ViewsThatBeginAtOddAddresses) {
   }
 }
 
+TEST(CudaMatmul, GradientsOfColumnSlicesLeaveTheOtherColumns) {
+  RW_REQUIRE_GPU();
+  for (const auto& [width, begin, end] :
+       {std::tuple<int64_t, int64_t, int64_t>{172, 43, 86}, {172, 86, 172}, {4096, 2048, 4096}}) {
+    for (const DType dtype : kActivationTypes) {
+      for (const bool tuning : {true, false}) {
+        GuardedMemory memory;
+        Stream stream(kGpu), host;
+        set_matmul_tuning(stream, tuning);
+        DeviceMemory device(stream);
+        const Tensor dy = values(memory, {70, 16}, dtype);
+        const Tensor x = values(memory, {70, width}, dtype);
+        const Tensor dw = memory.uniform({16, width});
+        const Tensor on_device = device.copy_of(dw);
+        linear_backward_weight(on_device.columns(begin, end), device.copy_of(dy, dtype),
+                               device.copy_of(x, dtype).columns(begin, end), stream);
+        linear_backward_weight(dw.columns(begin, end), dy, x.columns(begin, end), host);
+        expect_near(device.to_host(on_device, memory), dw, 1e-4);
+      }
+    }
+  }
+}
+
 TEST(CudaMatmul, EmptySizes) {
   RW_REQUIRE_GPU();
   Stream stream(kGpu);
@@ -214,7 +238,8 @@ TEST(CudaLinear, EveryStorageOfTheWeightAgreesWithTheCpu) {
       const Tensor w = values(memory, shape, DType::kBF16);
       compare_linear(shape, type, w, device.copy_of(w), device, stream);
       compare_linear(shape, type, w, device.copy_of(w, DType::kBF16), device, stream);
-      QuantizedTensor q = allocate_nf4(shape, true, DType::kF32, arena, "weights");
+      QuantizedTensor q =
+          allocate_nf4(MatrixSlice::all(shape), true, DType::kF32, arena, "weights");
       quantize_nf4(q, w, host);
       compare_linear(shape, type, q, on_device(q, device), device, stream);
     }
@@ -227,7 +252,8 @@ TEST(CudaLinear, MeasuredScratchIsThatOfTheRun) {
   DeviceMemory device(stream);
   GuardedMemory memory;
   Arena arena;
-  QuantizedTensor q = allocate_nf4({96, 200}, true, DType::kF32, arena, "weights");
+  QuantizedTensor q =
+      allocate_nf4(MatrixSlice::all({96, 200}), true, DType::kF32, arena, "weights");
   quantize_nf4(q, memory.uniform(q.shape), host);
   const Tensor x = device.copy_of(memory.uniform({9, 200}), DType::kBF16);
   const Tensor y = device.poisoned(DType::kBF16, {9, 96});
@@ -237,7 +263,8 @@ TEST(CudaLinear, MeasuredScratchIsThatOfTheRun) {
   Arena measured(kGpu, Arena::Mode::kMeasure);
   linear(measured.allocate("y", DType::kBF16, y.shape()),
          measured.allocate("x", DType::kBF16, x.shape()),
-         allocate_nf4(q.shape, true, DType::kF32, measured, "weights"), 0.0f, measuring);
+         allocate_nf4(MatrixSlice::all(q.shape), true, DType::kF32, measured, "weights"), 0.0f,
+         measuring);
   EXPECT_GT(measuring.scratch_peak_bytes(), 96u * 200u * 2u);
   EXPECT_EQ(measuring.scratch_peak_bytes(), stream.scratch_peak_bytes());
 }

@@ -13,6 +13,7 @@ TEST(CudaDevice, PropertiesDescribeTheGpu) {
   for (int index = 0; index < gpu_count(); ++index) {
     const GpuProperties gpu = gpu_properties(index);
     EXPECT_FALSE(gpu.name.empty());
+    EXPECT_EQ(gpu.uuid.size(), 32u);
     EXPECT_GE(gpu.compute_major, 8);
     EXPECT_GT(gpu.multiprocessors, 0);
     EXPECT_GT(gpu.l2_bytes, 0);

@@ -8,7 +8,7 @@
 
 #include "runtime/io/atomic_file.h"
 #include "runtime/io/hdf5_file.h"
-#include "runtime/rng.h"
+#include "tests/runtime/io/random_quantized.h"
 #include "tests/support/error_of.h"
 #include "tests/support/scratch_folder.h"
 
@@ -16,39 +16,11 @@ namespace rankwise {
 namespace {
 
 using testing::error_of;
-
-void fill_randomly(const Tensor& tensor, std::string_view name) {
-  const Rng rng(1, name);
-  auto* bytes = static_cast<uint8_t*>(tensor.raw());
-  for (int64_t i = 0; i < tensor.bytes(); ++i) {
-    bytes[i] = static_cast<uint8_t>(rng.bits(static_cast<uint64_t>(i)));
-  }
-}
+using testing::make_quantized;
 
 bool same_bytes(const Tensor& a, const Tensor& b) {
   return a.dtype() == b.dtype() && a.shape() == b.shape() &&
          std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.bytes())) == 0;
-}
-
-// An odd number of elements whose blocks run across row ends, with arbitrary codes.
-QuantizedTensor make_quantized(Arena& arena, bool nested) {
-  QuantizedTensor tensor;
-  tensor.shape = Shape{333, 67};
-  tensor.block_size = 64;
-  tensor.source_dtype = DType::kBF16;
-  tensor.codes = arena.allocate("q", DType::kU8, Shape{(333 * 67 + 1) / 2});
-  const int64_t blocks = tensor.blocks();
-  tensor.absmax = arena.allocate("q", nested ? DType::kU8 : DType::kF32, Shape{blocks});
-  fill_randomly(tensor.codes, "codes");
-  fill_randomly(tensor.absmax, "absmax");
-  if (nested) {
-    tensor.nested_absmax = arena.allocate("q", DType::kF32, Shape{(blocks + 255) / 256});
-    tensor.nested_map = arena.allocate("q", DType::kF32, Shape{256});
-    tensor.nested_offset = 0.1f;
-    fill_randomly(tensor.nested_absmax, "nested_absmax");
-    fill_randomly(tensor.nested_map, "nested_map");
-  }
-  return tensor;
 }
 
 class QuantizedStore : public ::testing::Test {

@@ -148,7 +148,7 @@ TEST_F(SafetensorsReader, AcceptsWhatTheReferenceAccepts) {
                  R"("extra":{"dtype":"F4","shape":[2],"data_offsets":[6,7],"new_key":{"x":[]}})"}),
       7));
   EXPECT_EQ(file->entries().size(), 5u);
-  EXPECT_EQ(file->bytes(file->at("b"))[1], std::byte{5});
+  EXPECT_EQ(file->read_bytes(file->at("b"))[1], std::byte{5});
   EXPECT_EQ(file->at("none").shape, (Shape{3, 0}));
 }
 
@@ -202,6 +202,41 @@ TEST_F(SafetensorsReader, ReadsRows) {
   RW_EXPECT_HAS(refuse(0, 1, {2, 2}), "rows [0, 1) of shape (3, 2)");
 }
 
+TEST_F(SafetensorsReader, ReadsElements) {
+  const auto file = open_tensor("U8", "[3,2]", "abcdef");
+  std::vector<float> values(3);
+  file->read_elements(file->at("t"), 1, tensor_of(values, {3}));
+  EXPECT_EQ(values, (std::vector<float>{'b', 'c', 'd'}));
+  file->read_elements(file->at("t"), 6, tensor_of(values, {3}).rows(0, 0));
+  const auto refuse = [&](int64_t first) {
+    return error_of<FormatError>(
+        [&] { file->read_elements(file->at("t"), first, tensor_of(values, {3})); });
+  };
+  RW_EXPECT_HAS(refuse(4), "no elements [4, 7) in shape (3, 2)");
+  RW_EXPECT_HAS(refuse(-1), "no elements [-1, 2)");
+}
+
+TEST_F(SafetensorsReader, ConvertsLargeTensorsInPieces) {
+  std::vector<int32_t> values(600'000);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<int32_t>(i);
+  std::string data(reinterpret_cast<const char*>(values.data()), values.size() * 4);
+  std::vector<double> read(599'999);
+  const auto file = open_tensor("I32", "[600000]", data);
+  file->read_elements(file->at("t"), 1, tensor_of(read, {599'999}));
+  for (size_t i = 0; i < read.size(); ++i) ASSERT_EQ(read[i], static_cast<double>(i + 1));
+}
+
+TEST_F(SafetensorsReader, FileThatShrinksIsAnError) {
+  std::string data(100'000, 'x');
+  const auto file = open_tensor("U8", "[100000]", data);
+  std::filesystem::resize_file(folder_.file("in.safetensors"), 50'000);
+  std::vector<uint8_t> values(60'000);
+  RW_EXPECT_HAS(error_of<FormatError>(
+                    [&] { file->read_elements(file->at("t"), 0, tensor_of(values, {60'000})); }),
+                "in.safetensors: ends at byte 50000, it had 1000");
+  EXPECT_EQ(values[40'000], 'x');
+}
+
 TEST_F(SafetensorsReader, MeasuringReadsOnlyCheck) {
   const auto file = open_tensor("U8", "[2]", "ab");
   file->read(file->at("t"), Tensor(nullptr, DType::kF32, Shape{2}));
@@ -219,10 +254,11 @@ TEST(SafetensorsGolden, RewritingAModelGivesTheSameBytes) {
   const std::string path = testing::shared_folder() + "/models/stories260k/model.safetensors";
   const SafetensorsFile file(path);
   ASSERT_FALSE(file.entries().empty());
+  std::vector<std::vector<std::byte>> bytes;
   std::vector<NamedTensor> tensors;
   for (const SafetensorsEntry& tensor : file.entries()) {
-    auto* data = const_cast<std::byte*>(file.bytes(tensor).data());
-    tensors.push_back({tensor.name, Tensor(data, tensor.dtype, tensor.shape)});
+    bytes.push_back(file.read_bytes(tensor));
+    tensors.push_back({tensor.name, Tensor(bytes.back().data(), tensor.dtype, tensor.shape)});
   }
   const ScratchFolder folder;
   write_safetensors(folder.file("copy"), std::move(tensors), file.metadata());

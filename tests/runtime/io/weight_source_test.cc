@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <cstring>
 #include <filesystem>
 
 #include "runtime/io/safetensors.h"
@@ -54,6 +55,7 @@ TEST_F(FolderWeights, ReadsASingleFile) {
   EXPECT_EQ(source->description(), folder_.path());
   Arena arena;
   EXPECT_FALSE(source->read_quantized("a", arena, "weights").has_value());
+  EXPECT_FALSE(source->read_quantized("a", MatrixSlice::all({1, 1}), arena, "weights").has_value());
   EXPECT_EQ(arena.peak_bytes(), 0);
 }
 
@@ -84,6 +86,9 @@ TEST_F(FolderWeights, MessagesNameFolderTensorAndShapes) {
   RW_EXPECT_HAS(error_of<FormatError>([&] { source->shape("x"); }),
                 folder_.path() + ": no tensor 'x'");
   Arena arena;
+  error_of<FormatError>([&] {
+    source->read_quantized("x", MatrixSlice::all({1, 1}), arena, "weights");
+  });
   error_of<FormatError>([&] { source->read_quantized("x", arena, "weights"); });
   RW_EXPECT_HAS(error_of<FormatError>([&] {
                   source->read("a", Tensor(nullptr, DType::kF32, Shape{1, 1}));
@@ -149,6 +154,11 @@ TEST(GoldenWeights, EveryTensorOfATinyModelReads) {
     const Tensor part = arena.allocate("a", DType::kF32, Shape{2, whole.dim(1)});
     source->read_rows(name, 1, 3, part);
     EXPECT_EQ(testing::max_abs_difference(part, whole.rows(1, 3)), 0.0) << name;
+    const int64_t first = whole.dim(1) / 2;  // runs across the ends of rows
+    source->read_elements(name, first, part);
+    EXPECT_EQ(
+        std::memcmp(part.raw(), whole.data<float>() + first, static_cast<size_t>(part.bytes())), 0)
+        << name;
   }
 }
 
