@@ -74,7 +74,6 @@ void GradientReducer::begin_step(Stream& stream) {
   RW_ASSERT(!in_step_, "the previous step was not finished");
   fill(flat_, 0.0f, stream);
   tokens_ = 0;
-  wire_bytes_ = 0;
   next_bucket_ = 0;
   last_ = false;
   in_step_ = true;
@@ -112,7 +111,6 @@ void GradientReducer::start_full_buckets(Stream& stream) {
 void GradientReducer::start(Bucket& bucket, Stream& stream) {
   bucket.pending =
       bucket.ranks->start_all_reduce(bucket.gradients, ReduceOp::kSum, bucket.operation, stream);
-  if (bucket.ranks->size() > 1) wire_bytes_ += bucket.gradients.bytes();
 }
 
 void GradientReducer::check_all_ready() const {
@@ -133,7 +131,6 @@ int64_t GradientReducer::finish_step(Stream& stream) {
   int64_t global_tokens = tokens_;
   const Tensor count(&global_tokens, DType::kI64, {1});
   mesh_->data().all_reduce(count, ReduceOp::kSum, "token count", stream);
-  if (mesh_->data().size() > 1) wire_bytes_ += count.bytes();
   if (global_tokens > 0) {
     scale(flat_, static_cast<float>(1.0 / static_cast<double>(global_tokens)), stream);
   }

@@ -16,8 +16,9 @@ namespace rankwise {
 
 // Gradients are sums over tokens; finish_step divides once by the global count of trained tokens,
 // so the loss is exact whatever the ranks, micro-batches and packing. A replicated parameter is
-// summed over the world, because each tensor rank holds the gradient of the slice it used; a
-// sharded one over the data axis. Buckets leave in the order of `parameters` on every rank,
+// summed over the world: each tensor rank holds the gradient of the slice it used, or a summand, and
+// of what all of them compute alike only the first hands in a gradient. A sharded one is summed over
+// the data axis. Buckets leave in the order of `parameters` on every rank,
 // whatever the order of ready(), since collectives must match.
 class GradientReducer {
  public:
@@ -35,7 +36,6 @@ class GradientReducer {
   // Waits for all buckets, divides by the global token count and returns it.
   int64_t finish_step(Stream& stream);
 
-  int64_t wire_bytes() const { return wire_bytes_; }  // payload this rank reduced in the last step
   std::span<Parameter* const> parameters() const { return parameters_; }
   // All gradients as one flat F32 tensor, in parameter order (with alignment gaps that stay zero).
   Tensor flat() const { return flat_; }
@@ -57,7 +57,6 @@ class GradientReducer {
   int64_t tokens_ = 0;
   bool in_step_ = false;
   bool last_ = false;  // the micro-batch under way is the step's last
-  int64_t wire_bytes_ = 0;
 };
 
 }  // namespace rankwise

@@ -22,10 +22,9 @@ class MpiCommunicator : public Communicator {
 
   // Sets MPI_ERRORS_RETURN on `comm`. An owned `comm` is freed by the destructor, which all ranks
   // reach in the same order. `max_count` is lowered only by tests.
-  MpiCommunicator(MPI_Comm comm, Ownership ownership, int64_t max_count = kMaxCount);
+  MpiCommunicator(MPI_Comm comm, Ownership ownership, int64_t max_count = kMaxCount,
+                  std::shared_ptr<Activity> activity = std::make_shared<Activity>());
   ~MpiCommunicator() override;
-  MpiCommunicator(const MpiCommunicator&) = delete;
-  MpiCommunicator& operator=(const MpiCommunicator&) = delete;
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
@@ -38,6 +37,9 @@ class MpiCommunicator : public Communicator {
                  Stream& stream) override;
   void all_gather(const Tensor& out, const Tensor& in, std::string_view operation,
                   Stream& stream) override;
+  std::unique_ptr<PendingCollective> start_all_gather(const Tensor& out, const Tensor& in,
+                                                      std::string_view operation,
+                                                      Stream& stream) override;
   void barrier(std::string_view operation) override;
   std::vector<std::string> gather_text(const std::string& text,
                                        std::string_view operation) override;
@@ -48,6 +50,9 @@ class MpiCommunicator : public Communicator {
 
  private:
   void broadcast_bytes(void* data, int64_t bytes, int root, std::string_view operation);
+
+  // Copies `in` to this rank's place in `out`; all places.
+  std::byte* place_own_part(const Tensor& out, const Tensor& in) const;
 
   MPI_Comm comm_;
   Ownership ownership_;

@@ -29,7 +29,7 @@ bool started_as_rank() {
 
 }  // namespace
 
-MpiRuntime::MpiRuntime(int* argc, char*** argv) : host_(host_name()) {
+MpiRuntime::MpiRuntime(int* argc, char*** argv, PeerMonitor::End end) : host_(host_name()) {
   if (!started_as_rank()) {
     world_ = make_single_communicator();
     return;
@@ -62,6 +62,9 @@ MpiRuntime::MpiRuntime(int* argc, char*** argv) : host_(host_name()) {
   local_rank_ = local.rank();
   local_size_ = local.size();
   world_ = std::move(world);
+  if (world_->size() == 1) return;
+  if (!end) end = [](const Verdict& verdict) { end_process(static_cast<int>(verdict.code)); };
+  monitor_ = std::make_unique<PeerMonitor>(*world_, host_, std::move(end));
 }
 
 MpiRuntime::~MpiRuntime() {
@@ -71,7 +74,9 @@ MpiRuntime::~MpiRuntime() {
   MPI_Finalized(&finalized);
   // MPI_Finalize waits for all ranks, so a rank that fails must not reach it: leaving without it
   // makes the launcher end the others.
-  if (initialized != 0 && finalized == 0 && std::uncaught_exceptions() == 0) MPI_Finalize();
+  if (initialized == 0 || finalized != 0 || std::uncaught_exceptions() > 0) return;
+  world_->activity().begin_collective("end of the program");
+  MPI_Finalize();  // the monitor still watches: this is the last operation that can hang
 }
 
 std::string MpiRuntime::library_version() {

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "parallel/communicator.h"
+#include "parallel/peer_monitor.h"
 
 namespace rankwise {
 
@@ -13,13 +14,16 @@ namespace rankwise {
 // started by mpirun or srun the world has one rank.
 class MpiRuntime {
  public:
-  MpiRuntime(int* argc, char*** argv);
+  // `end` is what the monitor of the ranks does when the job has to end; without it this process
+  // leaves with the code.
+  MpiRuntime(int* argc, char*** argv, PeerMonitor::End end = {});
   ~MpiRuntime();
   MpiRuntime(const MpiRuntime&) = delete;
   MpiRuntime& operator=(const MpiRuntime&) = delete;
 
   Communicator& world() { return *world_; }
-  int local_rank() const { return local_rank_; }  // among the ranks of this host
+  PeerMonitor* monitor() { return monitor_.get(); }  // null when the rank is alone
+  int local_rank() const { return local_rank_; }     // among the ranks of this host
   int local_size() const { return local_size_; }
   const std::string& host() const { return host_; }
   static std::string library_version();
@@ -29,6 +33,7 @@ class MpiRuntime {
   int local_rank_ = 0;
   int local_size_ = 1;
   std::string host_;
+  std::unique_ptr<PeerMonitor> monitor_;
 };
 
 }  // namespace rankwise

@@ -10,14 +10,15 @@ ShardSpec::Range ShardSpec::range(const Shape& global, int rank, int size,
   RW_ASSERT(size >= 1 && rank >= 0 && rank < size, "rank {} of {}", rank, size);
   const int64_t extent = global.rank() == 0 ? 1 : global.dim(dim);
   if (kind != Kind::kSharded) return {0, extent};
-  if (extent % size != 0) {
+  RW_ASSERT(copies >= 1 && size % copies == 0, "{} copies on {} ranks", copies, size);
+  const int64_t parts = size / copies;
+  const int64_t part = rank / copies;
+  if (parts > extent) {
     throw ConfigError(
-        fmt::format("{} {}: dimension {} of size {} cannot be split into {} equal parts; "
-                    "choose a parallel.tensor that divides it",
-                    what, to_string(global), dim, extent, size));
+        fmt::format("parallel.tensor: {} {} cannot be split into {} parts along dimension {}", what,
+                    to_string(global), parts, dim));
   }
-  const int64_t part = extent / size;
-  return {rank * part, (rank + 1) * part};
+  return {extent * part / parts, extent * (part + 1) / parts};
 }
 
 Shape ShardSpec::local_shape(const Shape& global, int rank, int size,
@@ -29,6 +30,16 @@ Shape ShardSpec::local_shape(const Shape& global, int rank, int size,
   for (int d = 0; d < global.rank(); ++d) dims[d] = global.dim(d);
   dims[sharded] = mine.end - mine.begin;
   return Shape(std::span<const int64_t>(dims.data(), static_cast<size_t>(global.rank())));
+}
+
+MatrixSlice ShardSpec::slice(const Shape& global, int rank, int size,
+                             const std::string& what) const {
+  MatrixSlice out = MatrixSlice::all(global);
+  if (kind != Kind::kSharded) return out;
+  const Range mine = range(global, rank, size, what);
+  (dim == 0 ? out.row_begin : out.column_begin) = mine.begin;
+  (dim == 0 ? out.row_end : out.column_end) = mine.end;
+  return out;
 }
 
 }  // namespace rankwise

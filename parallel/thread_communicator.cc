@@ -67,28 +67,23 @@ void reduce_range(const std::vector<Contribution>& slots, int64_t begin, int64_t
   }
 }
 
-class ThreadCommunicator : public Communicator {
+class ThreadCommunicator : public ImmediateCommunicator {
  public:
-  ThreadCommunicator(std::shared_ptr<ThreadGroup> group, int rank)
-      : group_(std::move(group)), rank_(rank) {}
+  ThreadCommunicator(std::shared_ptr<Activity> activity, std::shared_ptr<ThreadGroup> group,
+                     int rank)
+      : ImmediateCommunicator(std::move(activity)), group_(std::move(group)), rank_(rank) {}
 
   int rank() const override { return rank_; }
   int size() const override { return group_->size(); }
 
   void all_reduce(const Tensor& tensor, ReduceOp op, std::string_view operation,
                   Stream& stream) override;
-  // The reduction takes place at once: later changes of the tensor do not enter it.
-  std::unique_ptr<PendingCollective> start_all_reduce(const Tensor& tensor, ReduceOp op,
-                                                      std::string_view operation,
-                                                      Stream& stream) override {
-    all_reduce(tensor, op, operation, stream);
-    return std::make_unique<FinishedCollective>();
-  }
   void broadcast(const Tensor& tensor, int root, std::string_view operation,
                  Stream& stream) override;
   void all_gather(const Tensor& out, const Tensor& in, std::string_view operation,
                   Stream& stream) override;
   void barrier(std::string_view operation) override {
+    const CollectiveRecord record(activity(), operation);
     exchange({}, operation);
     wait_for_all(operation);
   }
@@ -171,7 +166,9 @@ const std::vector<Contribution>& ThreadCommunicator::exchange_tensors(const Tens
 
 void ThreadCommunicator::all_reduce(const Tensor& tensor, ReduceOp op, std::string_view operation,
                                     Stream& stream) {
+  const CollectiveRecord record(activity(), operation);
   check_reducible(tensor, size(), operation);
+  wire_bytes_ += reduce_wire_bytes(tensor, size());
   if (stream.measuring() || size() == 1) return;
   const auto& slots = exchange_tensors(tensor, operation);
   // Every rank reduces its own range for all, so nothing is written while another rank reads it.
@@ -196,7 +193,9 @@ void ThreadCommunicator::all_reduce(const Tensor& tensor, ReduceOp op, std::stri
 
 void ThreadCommunicator::broadcast(const Tensor& tensor, int root, std::string_view operation,
                                    Stream& stream) {
+  const CollectiveRecord record(activity(), operation);
   check_transferable(tensor, size(), operation);
+  wire_bytes_ += broadcast_wire_bytes(tensor, size());
   check_root(root, operation);
   if (stream.measuring() || size() == 1) return;
   const Tensor& source = exchange_tensors(tensor, operation)[static_cast<size_t>(root)].tensor;
@@ -208,7 +207,10 @@ void ThreadCommunicator::broadcast(const Tensor& tensor, int root, std::string_v
 
 void ThreadCommunicator::all_gather(const Tensor& out, const Tensor& in, std::string_view operation,
                                     Stream& stream) {
+  const CollectiveRecord record(activity(), operation);
   check_gatherable(out, in, size(), operation);
+  wire_bytes_ += gather_wire_bytes(in, size());
+  if (size() == 1) return gather_alone(out, in, stream);
   if (stream.measuring()) return;
   auto* to = static_cast<std::byte*>(out.raw());
   for (const Contribution& other : exchange_tensors(in, operation)) {
@@ -222,6 +224,7 @@ void ThreadCommunicator::all_gather(const Tensor& out, const Tensor& in, std::st
 
 std::vector<std::string> ThreadCommunicator::gather_text(const std::string& text,
                                                          std::string_view operation) {
+  const CollectiveRecord record(activity(), operation);
   std::vector<std::string> texts;
   for (const Contribution& other : exchange({.text = text}, operation)) {
     texts.push_back(other.text);
@@ -239,6 +242,7 @@ std::string ThreadCommunicator::broadcast_text(const std::string& text, int root
 std::unique_ptr<Communicator> ThreadCommunicator::split(int color, int key, std::string_view name) {
   RW_ASSERT(color >= 0, "{}: color {}", name, color);
   const std::string operation = fmt::format("split off communicator '{}'", name);
+  const CollectiveRecord record(activity(), operation);
   const auto& slots = exchange({.color = color, .key = key}, operation);
   std::vector<int> members;
   for (int r = 0; r < size(); ++r) {
@@ -257,7 +261,7 @@ std::unique_ptr<Communicator> ThreadCommunicator::split(int color, int key, std:
   std::shared_ptr<ThreadGroup> part = group_->slots[first].part;
   wait_for_all(operation);
   const auto place = std::find(members.begin(), members.end(), rank_) - members.begin();
-  return std::make_unique<ThreadCommunicator>(std::move(part), static_cast<int>(place));
+  return std::make_unique<ThreadCommunicator>(activity_, std::move(part), static_cast<int>(place));
 }
 
 }  // namespace
@@ -271,7 +275,7 @@ void run_ranks_as_threads(int size, const std::function<void(Communicator&)>& bo
   const auto run_rank = [&](int rank) {
     std::exception_ptr error;
     try {
-      ThreadCommunicator communicator(world, rank);
+      ThreadCommunicator communicator(std::make_shared<Activity>(), world, rank);
       body(communicator);
     } catch (...) {
       error = std::current_exception();

@@ -70,6 +70,61 @@ inline void expect_pending_reductions_finish_in_any_order(Communicator& c) {
   EXPECT_EQ(second, std::vector<float>(100, static_cast<float>(2 * c.size())));
 }
 
+// (of two sizes, so that one is in several parts where the test lowers the size of a call)
+inline void expect_pending_gathers_finish_in_any_order(Communicator& c) {
+  Stream stream;
+  const auto ranks = static_cast<size_t>(c.size());
+  std::vector<int32_t> one{c.rank()};
+  std::vector<int32_t> many(100, 10 + c.rank());
+  std::vector<int32_t> ones(ranks);
+  std::vector<int32_t> all(100 * ranks);
+  const Tensor all_view = view_of(all).reshaped({c.size(), 100});
+  auto pending_ones =
+      c.start_all_gather(view_of(ones).reshaped({c.size(), 1}), view_of(one), "ones", stream);
+  auto pending_all = c.start_all_gather(all_view, view_of(many), "all", stream);
+  pending_all->progress();
+  pending_all->wait();
+  pending_ones->wait();
+  for (size_t r = 0; r < ranks; ++r) {
+    EXPECT_EQ(ones[r], static_cast<int32_t>(r));
+    for (size_t i = 0; i < 100; ++i) ASSERT_EQ(all[100 * r + i], 10 + static_cast<int32_t>(r));
+  }
+}
+
+// Counted in measuring mode too, so that nothing needs to be moved here.
+inline void expect_bytes_on_the_wire_are_counted(Communicator& c) {
+  Stream measuring({}, Stream::Mode::kMeasure);
+  const int n = c.size();
+  const Tensor tensor(nullptr, DType::kF32, {12});  // 48 bytes
+  const Tensor all(nullptr, DType::kF32, {n, 12});
+  const std::unique_ptr<Communicator> counted = c.split(0, c.rank(), "counted");
+  counted->all_reduce(tensor, ReduceOp::kSum, "reduce", measuring);
+  counted->start_all_reduce(tensor, ReduceOp::kSum, "reduce", measuring)->wait();
+  EXPECT_EQ(counted->wire_bytes(), 2 * (2 * (n - 1) * 48 / n));
+  counted->all_gather(all, tensor, "gather", measuring);
+  counted->start_all_gather(all, tensor, "gather", measuring)->wait();
+  counted->broadcast(tensor, 0, "broadcast", measuring);
+  EXPECT_EQ(counted->wire_bytes(),
+            2 * (2 * (n - 1) * 48 / n) + 2 * (n - 1) * 48 + (n - 1) * 48 / n);
+}
+
+// One record for a communicator and what was split from it.
+inline void expect_collectives_are_recorded(Communicator& c) {
+  std::vector<std::string> seen;
+  const std::unique_ptr<Communicator> part = c.split(0, c.rank(), "recorded");
+  c.activity().set_observer([&](std::string_view operation) { seen.emplace_back(operation); });
+  Stream stream;
+  std::vector<float> values(3);
+  const uint64_t before = c.activity().status().collectives;
+  part->all_reduce(view_of(values), ReduceOp::kSum, "bucket 3", stream);
+  c.barrier("end of step");
+  c.activity().set_observer({});
+  EXPECT_EQ(seen, (std::vector<std::string>{"bucket 3", "end of step"}));
+  EXPECT_EQ(c.activity().status().collectives, before + 2);
+  EXPECT_EQ(c.activity().status().operation, "end of step");
+  EXPECT_FALSE(c.activity().status().in_collective);
+}
+
 inline void expect_broadcast_copies_the_root(Communicator& c) {
   Stream stream;
   for (int root = 0; root < c.size(); ++root) {
@@ -119,6 +174,7 @@ inline void expect_measuring_touches_nothing(Communicator& c) {
   c.start_all_reduce(nothing, ReduceOp::kSum, "measured", measuring)->wait();
   c.broadcast(nothing, 0, "measured", measuring);
   c.all_gather(all, nothing, "measured", measuring);
+  c.start_all_gather(all, nothing, "measured", measuring)->wait();
 }
 
 // The null address would fault if anything were read or written.
@@ -151,6 +207,9 @@ inline void expect_communicator_contract(Communicator& c) {
   expect_reductions_are_exact<int64_t>(c);
   expect_sums_are_bit_identical_on_all_ranks(c);
   expect_pending_reductions_finish_in_any_order(c);
+  expect_pending_gathers_finish_in_any_order(c);
+  expect_bytes_on_the_wire_are_counted(c);
+  expect_collectives_are_recorded(c);
   expect_broadcast_copies_the_root(c);
   expect_gather_orders_by_rank(c);
   expect_split_orders_by_key(c);

@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include "parallel/nccl_communicator.h"
+#include "tests/support/error_of.h"
+
 namespace rankwise {
 namespace {
 
@@ -37,6 +40,28 @@ TEST(DeviceMesh, WorldThatIsNoMultipleIsRefused) {
     EXPECT_THROW(DeviceMesh(world, 2), ConfigError);
     EXPECT_THROW(DeviceMesh(world, 4), ConfigError);
     EXPECT_THROW(DeviceMesh(world, 0), ConfigError);
+  });
+}
+
+TEST(DeviceMesh, WireBytesAddUpOverTheAxes) {
+  run_ranks_as_threads(4, [](Communicator& world) {
+    const DeviceMesh mesh(world, 2);
+    Stream measuring({}, Stream::Mode::kMeasure);
+    const Tensor tensor(nullptr, DType::kF32, {8});  // 32 bytes
+    mesh.world().all_reduce(tensor, ReduceOp::kSum, "world", measuring);
+    mesh.data().all_reduce(tensor, ReduceOp::kSum, "data", measuring);
+    mesh.tensor().all_reduce(tensor, ReduceOp::kSum, "tensor", measuring);
+    EXPECT_EQ(mesh.wire_bytes(), 48 + 32 + 32);
+  });
+}
+
+TEST(DeviceMesh, SeveralRanksOnGpusNeedNccl) {
+  if (kHasNccl) return;
+  run_ranks_as_threads(2, [](Communicator& world) {
+    EXPECT_EQ(testing::error_of<ConfigError>([&] {
+                DeviceMesh(world, 1, {DeviceKind::kCuda, 0});
+              }),
+              "device: cuda on several ranks needs a build with NCCL");
   });
 }
 
