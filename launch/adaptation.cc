@@ -46,6 +46,20 @@ Adaptation::Adaptation(const TrainConfig& config, const ModelConfig& model) : co
       assign(model, module_of(name), shape);  // a bias follows its weight
   }
   check_rules_in_use();
+  check_shard_base();
+}
+
+void Adaptation::check_shard_base() const {
+  if (!config_->parallel.shard_base) return;
+  if (config_->model.quant == BaseQuantization::kNone) {
+    throw ConfigError(
+        "parallel.shard_base: data splits a 4-bit base, but model.quant is none; set model.quant: "
+        "nf4");
+  }
+  if (trains_weights_) {
+    throw ConfigError(
+        "parallel.shard_base: data needs a frozen base, but a rule under adapt has method: full");
+  }
 }
 
 // A PEFT folder has one such setting for all its modules.
@@ -121,6 +135,7 @@ ModelPlan Adaptation::plan(Arena& arena, Stream& stream) const {
   plan.seed = static_cast<uint64_t>(config_->train.seed);
   plan.quantize_nf4 = config_->model.quant == BaseQuantization::kNf4;
   plan.double_quant = config_->model.double_quant;
+  plan.shard_base = config_->parallel.shard_base;
   plan.recompute = config_->train.recompute.value_or(Recompute::kNone);
   plan.compute = choose_compute(config_->model.compute, arena.device());
   plan.deterministic = config_->train.deterministic;

@@ -47,6 +47,7 @@ class Adaptation {
   void check_one_rslora_setting() const;
   void assign(const ModelConfig& model, const std::string& module, const Shape& shape);
   void check_rules_in_use() const;
+  void check_shard_base() const;
   const Rule* rule_of(const std::string& module) const;
 
   const TrainConfig* config_;

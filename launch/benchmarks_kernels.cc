@@ -78,7 +78,7 @@ class StepTable {
     const Tensor ids = bench_.random_ids(tokens_);
     const Tensor y = bench_.random({tokens_, model_.hidden_size});
     add("embedding", 1.0, kBytes, moved(2 * model_.hidden_size),
-        [&] { embedding(y, ids, table, bench_.stream()); });
+        [&] { embedding(y, ids, table, 0, bench_.stream()); });
   }
 
   void add_norms() {
@@ -204,10 +204,15 @@ class StepTable {
     const Weight weight = bench_.random({head.out, head.in});
     const Tensor targets = bench_.random_ids(chunk);
     const Tensor sums = bench_.zeros(DType::kF64, {3});
+    const Tensor statistics = bench_.zeros(DType::kF64, {1, chunk, kCrossEntropyStatistics});
     add("head y", calls, kFlops, product_flops(head, chunk),
         [&] { linear(logits, x, weight, 0.0f, bench_.stream()); });
     add("cross_entropy with gradient", calls, kBytes, 2.0 * static_cast<double>(logits.bytes()),
-        [&] { cross_entropy(logits, targets, sums, true, bench_.stream()); });
+        [&] {
+          cross_entropy_statistics(statistics.reshaped({chunk, kCrossEntropyStatistics}), logits,
+                                   targets, {}, true, bench_.stream());
+          cross_entropy(logits, targets, statistics, {}, sums, true, bench_.stream());
+        });
     add("head dx", calls, kFlops, product_flops(head, chunk),
         [&] { linear_backward_input(x, logits, weight, 0.0f, bench_.stream()); });
   }

@@ -15,13 +15,16 @@ TrainConfig config_of(const BenchmarkShape& shape) {
   config.model.compute = shape.compute == DType::kBF16 ? ComputeType::kBf16 : ComputeType::kFp32;
   config.train.recompute = shape.recompute;
   config.adapt[0].rank = shape.lora_rank;
+  config.parallel.tensor = shape.tensor;
+  config.parallel.shard_base = shape.shard_base;
   return config;
 }
 
-MicroBatch random_batch(const BenchmarkShape& shape) {
+MicroBatch random_batch(const BenchmarkShape& shape, int data_rank) {
   MicroBatch batch;
   for (int64_t d = 0; d < shape.batch; ++d) {
-    const Rng rng(1, "benchmark tokens", static_cast<uint64_t>(d));
+    const auto row = static_cast<uint64_t>(data_rank * shape.batch + d);
+    const Rng rng(1, "benchmark tokens", row);
     Sample sample;
     for (int64_t t = 0; t < shape.tokens; ++t) {
       sample.input_ids.push_back(static_cast<int32_t>(
@@ -31,6 +34,12 @@ MicroBatch random_batch(const BenchmarkShape& shape) {
     append_document(batch, sample);
   }
   return batch;
+}
+
+std::string describe_ranks(const BenchmarkShape& shape, const DeviceMesh& mesh) {
+  if (mesh.world().size() == 1) return "";
+  return fmt::format(", data {} x tensor {}{}", mesh.data().size(), mesh.tensor().size(),
+                     shape.shard_base ? ", base split" : "");
 }
 
 }  // namespace
@@ -44,8 +53,9 @@ std::vector<BenchmarkRow> benchmark_step(const BenchmarkShape& shape,
                                                    : make_random_weights(shape.model, 1)};
   const Adaptation adaptation(config, files.config);
   const auto alone = make_single_communicator();
-  const DeviceMesh mesh(*alone, 1);
-  const std::vector<MicroBatch> batches = {random_batch(shape)};
+  Communicator& world = shape.world == nullptr ? *alone : *shape.world;
+  const DeviceMesh mesh(world, static_cast<int>(shape.tensor), shape.device);
+  const std::vector<MicroBatch> batches = {random_batch(shape, mesh.data().rank())};
   Arena arena(shape.device);
   Stream stream(shape.device);
   plan_memory(config, files, mesh, batches[0], kTotalSteps, shape.device, /*available_bytes=*/0)
@@ -53,20 +63,24 @@ std::vector<BenchmarkRow> benchmark_step(const BenchmarkShape& shape,
   Trainer trainer(config, files, adaptation, mesh, arena, stream, kTotalSteps);
   int64_t step = 0;
   double flops = 0.0;
-  const BenchmarkTiming timing =
-      time_calls(stream, shape.seconds, [&] { flops = trainer.train_step(step++, batches).flops; });
+  const BenchmarkTiming timing = time_on_all_ranks(mesh.world(), stream, shape.seconds, [&] {
+    flops = trainer.train_step(step++, batches).flops;
+  });
 
-  const double tokens_per_s = static_cast<double>(shape.all_tokens()) / timing.median_seconds;
+  const int64_t tokens = shape.all_tokens() * mesh.data().size();
+  const double tokens_per_s = static_cast<double>(tokens) / timing.median_seconds;
   const int64_t peak = arena.peak_bytes() + static_cast<int64_t>(stream.scratch_peak_bytes());
   const char* dense = shape.compute == DType::kBF16 ? "bf16" : "fp32";
   BenchmarkRow row = make_benchmark_row(
       shape, ceiling,
-      fmt::format("step ({}, LoRA {}, {}x{}, recompute {}): {:.0f} tokens/s, {:.2f} GiB",
+      fmt::format("step ({}, LoRA {}, {}x{}, recompute {}{}): {:.0f} tokens/s, {:.2f} GiB",
                   shape.quantize_nf4 ? "nf4" : dense, shape.lora_rank, shape.batch, shape.tokens,
-                  name_of(shape.recompute), tokens_per_s, static_cast<double>(peak) / 0x1p30),
+                  name_of(shape.recompute), describe_ranks(shape, mesh), tokens_per_s,
+                  static_cast<double>(peak) / 0x1p30),
       BenchmarkWork::kFlops, flops, timing);
   row.tokens_per_s = tokens_per_s;
   row.peak_bytes = peak;
+  row.wire_bytes = trainer.wire_bytes();
   return {row};
 }
 

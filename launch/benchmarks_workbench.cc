@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <deque>
 #include <numeric>
 #include <utility>
 
@@ -15,16 +14,11 @@
 #include "kernels/quantize.h"
 #include "launch/device_random_weights.h"
 #include "launch/machine.h"
-#include "runtime/event.h"
 #include "runtime/rng.h"
 #include "runtime/transfer.h"
 
 namespace rankwise {
 namespace {
-
-// Calls whose time is asked for together: enough that a GPU never waits for the host.
-constexpr double kQueuedSeconds = 0.02;
-constexpr double kMostQueuedCalls = 64.0;
 
 ModelPlan plan_of(const BenchmarkShape& shape) {
   ModelPlan plan;
@@ -43,31 +37,6 @@ BenchmarkCeiling measure_ceiling(const BenchmarkShape& shape) {
   }
   const MachineCeiling cpu = measure_machine_ceiling();
   return {inspect_machine().cpu_model, cpu.all_gflops * 1e9, cpu.all_copy_gb_per_s * 1e9};
-}
-
-BenchmarkTiming time_calls(Stream& stream, double seconds, const std::function<void()>& call) {
-  for (int warm_up = 0; warm_up < 3; ++warm_up) call();
-  std::deque<Event> marks;
-  std::vector<double> times;
-  double total = 0.0;
-  size_t queued = 1;
-  while (times.size() < 5 || total < seconds) {
-    while (marks.size() <= queued) marks.emplace_back(stream.device());
-    marks[0].record(stream);
-    for (size_t i = 1; i <= queued; ++i) {
-      call();
-      marks[i].record(stream);
-    }
-    marks[queued].wait();
-    for (size_t i = 1; i <= queued; ++i) {
-      times.push_back(Event::seconds_between(marks[i - 1], marks[i]));
-      total += times.back();
-    }
-    const double wanted = kQueuedSeconds / std::max(times.back(), 1e-9);
-    queued = static_cast<size_t>(std::clamp(wanted, 1.0, kMostQueuedCalls));
-  }
-  std::ranges::sort(times);
-  return {times[times.size() / 2], times.front()};
 }
 
 BenchmarkRow make_benchmark_row(const BenchmarkShape& shape, const BenchmarkCeiling& ceiling,
@@ -95,7 +64,8 @@ Workbench::Workbench(const BenchmarkShape& shape, const BenchmarkCeiling& ceilin
       ceiling_(ceiling),
       arena_(shape.device),
       stream_(shape.device),
-      context_(arena_, stream_, plan_of(shape), /*training=*/true, /*step=*/0) {
+      alone_(make_single_communicator()),
+      context_(arena_, stream_, *alone_, plan_of(shape), /*training=*/true, /*step=*/0) {
   context_.tokens = tokens();
 }
 
@@ -128,8 +98,8 @@ Columns Workbench::random_columns(std::span<const int64_t> widths, int64_t tail)
 }
 
 QuantizedTensor Workbench::random_nf4(const Shape& shape) {
-  QuantizedTensor out =
-      allocate_nf4(shape, /*double_quant=*/true, shape_.compute, arena_, "workspace");
+  QuantizedTensor out = allocate_nf4(MatrixSlice::all(shape), /*double_quant=*/true, shape_.compute,
+                                     arena_, "workspace");
   fill_random_nf4(out, Rng(1, "benchmark", ++draws_), stream_);
   return out;
 }

@@ -9,17 +9,11 @@
 
 #include "kernels/low_rank_linear.h"
 #include "launch/benchmarks.h"
+#include "launch/benchmarks_timing.h"
 #include "model/forward_context.h"
+#include "parallel/communicator.h"
 
 namespace rankwise {
-
-struct BenchmarkTiming {
-  double median_seconds = 0.0;
-  double best_seconds = 0.0;
-};
-
-// Calls `call` for about `seconds`, at least five times after a warm-up.
-BenchmarkTiming time_calls(Stream& stream, double seconds, const std::function<void()>& call);
 
 enum class BenchmarkWork { kFlops, kBytes };
 
@@ -71,6 +65,7 @@ class Workbench {
   BenchmarkCeiling ceiling_;
   Arena arena_;
   Stream stream_;
+  std::unique_ptr<Communicator> alone_;
   ForwardContext context_;
   uint64_t draws_ = 0;
   std::vector<BenchmarkRow> rows_;

@@ -2,8 +2,11 @@
 #include "launch/device_choice.h"
 
 #include <algorithm>
+#include <map>
 
 #include "launch/machine.h"
+#include "parallel/collective.h"
+#include "parallel/nccl_communicator.h"
 #include "runtime/errors.h"
 
 namespace rankwise {
@@ -11,33 +14,84 @@ namespace {
 
 // Of a GPU: code and handles of libraries, which are loaded as they are first used.
 constexpr int64_t kLibraryBytes = int64_t{1} << 30;
+// Of several: buffers of NCCL for the axes of the mesh.
+constexpr int64_t kNcclBytes = int64_t{1} << 30;
 
 constexpr int kOldestComputeMajor = 8;
 
+// Of the GPU with this number, which becomes the thread's: driver calls about another one would
+// leave a context on the first.
+RankGpu inspect_gpu(int index, int ranks) {
+  RankGpu found{.host = host_name(), .name = {}, .uuid = {}, .lack = {}};
+  if (!kHasCuda) {
+    found.lack = "is not in this build; build with the CUDA toolkit";
+  } else if (ranks > 1 && !kHasNccl) {
+    found.lack = "on several ranks needs a build with NCCL";
+  } else if (gpu_count() == 0) {
+    found.lack = "finds no GPU here; `rankwise doctor` tells what there is";
+  } else {
+    select_device({DeviceKind::kCuda, index});
+    const GpuProperties gpu = gpu_properties(index);
+    found.name = gpu.name;
+    if (gpu.compute_major >= kOldestComputeMajor) {
+      found.uuid = gpu.uuid;
+    } else {
+      found.lack = fmt::format("needs compute capability {}.0 or newer, {} has {}.{}",
+                               kOldestComputeMajor, gpu.name, gpu.compute_major, gpu.compute_minor);
+    }
+  }
+  return found;
+}
+
+// Every rank's, in the order of the ranks.
+std::vector<RankGpu> gather_gpus(const RankGpu& own, Communicator& world) {
+  const auto gather = [&](const std::string& field) {
+    return world.gather_text(field, "compare the GPUs of the ranks");
+  };
+  const std::vector<std::string> hosts = gather(own.host), names = gather(own.name),
+                                 uuids = gather(own.uuid), lacks = gather(own.lack);
+  std::vector<RankGpu> ranks;
+  for (size_t r = 0; r < hosts.size(); ++r) {
+    ranks.push_back({hosts[r], names[r], uuids[r], lacks[r]});
+  }
+  return ranks;
+}
+
 }  // namespace
 
-Device choose_device(DeviceChoice choice, int ranks) {
-  const Device gpu{DeviceKind::kCuda, 0};
+bool ranks_use_gpus(DeviceChoice choice, const std::vector<RankGpu>& ranks) {
+  const auto has_gpu = [](const RankGpu& rank) { return !rank.uuid.empty(); };
+  const auto with = std::ranges::find_if(ranks, has_gpu);
+  const auto without = std::ranges::find_if_not(ranks, has_gpu);
+  if (choice == DeviceChoice::kCpu) return false;
+  if (with == ranks.end()) {
+    if (choice == DeviceChoice::kAuto) return false;
+    throw ConfigError("device: cuda " + ranks[0].lack);
+  }
+  if (without != ranks.end()) {
+    throw ConfigError(fmt::format(
+        "device: rank {} on host {} has a GPU, rank {} on host {} has none that it can use (cuda "
+        "{}); start ranks on hosts with GPUs only, or set device: cpu",
+        with - ranks.begin(), with->host, without - ranks.begin(), without->host, without->lack));
+  }
+  std::map<std::pair<std::string, std::string>, size_t> owners;
+  for (size_t r = 0; r < ranks.size(); ++r) {
+    const auto [owner, is_new] = owners.try_emplace({ranks[r].host, ranks[r].uuid}, r);
+    if (is_new) continue;
+    throw ConfigError(fmt::format(
+        "device: ranks {} and {} would share one GPU ({}) of host {}; start at most one rank for "
+        "each GPU of a host, or set device: cpu",
+        owner->second, r, ranks[r].name, ranks[r].host));
+  }
+  return true;
+}
+
+Device choose_device(DeviceChoice choice, Communicator& world, int local_rank) {
   if (choice == DeviceChoice::kCpu) return Device{};
-  if (choice == DeviceChoice::kAuto) {
-    const bool usable = ranks == 1 && gpu_count() > 0 &&
-                        gpu_properties(gpu.index).compute_major >= kOldestComputeMajor;
-    return usable ? gpu : Device{};
-  }
-  if (!kHasCuda) {
-    throw ConfigError("device: cuda is not in this build; build with the CUDA toolkit");
-  }
-  if (ranks > 1) throw ConfigError("device: cuda runs on one rank in this version");
-  if (gpu_count() == 0) {
-    throw ConfigError("device: cuda finds no GPU here; `rankwise doctor` tells what there is");
-  }
-  const GpuProperties found = gpu_properties(gpu.index);
-  if (found.compute_major < kOldestComputeMajor) {
-    throw ConfigError(
-        fmt::format("device: cuda needs compute capability {}.0 or newer, {} has {}.{}",
-                    kOldestComputeMajor, found.name, found.compute_major, found.compute_minor));
-  }
-  return gpu;
+  const int index = local_rank % std::max(1, gpu_count());
+  const RankGpu own = inspect_gpu(index, world.size());
+  if (!ranks_use_gpus(choice, gather_gpus(own, world))) return Device{};
+  return {DeviceKind::kCuda, index};
 }
 
 DType choose_compute(ComputeType choice, Device device) {
@@ -55,9 +109,10 @@ std::string describe_device(Device device) {
 
 int64_t logits_bytes(Device device) { return int64_t{device.is_cuda() ? 256 : 32} << 20; }
 
-int64_t available_bytes(Device device, int ranks_on_host) {
+int64_t available_bytes(Device device, int ranks_on_host, int ranks) {
   if (!device.is_cuda()) return available_host_bytes() / ranks_on_host;
-  return std::max<int64_t>(1, gpu_properties(device.index).free_bytes - kLibraryBytes);
+  const int64_t libraries = kLibraryBytes + (ranks > 1 ? kNcclBytes : 0);
+  return std::max<int64_t>(1, gpu_properties(device.index).free_bytes - libraries);
 }
 
 }  // namespace rankwise

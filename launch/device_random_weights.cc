@@ -28,7 +28,10 @@ class DeviceRandomWeights : public WeightSource {
                  const Tensor& out) const override {
     host_->read_rows(name, begin, end, out);
   }
-  std::optional<QuantizedTensor> read_quantized(std::string_view, Arena&,
+  void read_elements(std::string_view name, int64_t first, const Tensor& out) const override {
+    host_->read_elements(name, first, out);
+  }
+  std::optional<QuantizedTensor> read_quantized(std::string_view, const MatrixSlice&, Arena&,
                                                 std::string_view) const override {
     return std::nullopt;
   }

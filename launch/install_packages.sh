@@ -17,7 +17,7 @@ packages=(
   # tokenizer, command line, text
   libsentencepiece-dev libcli11-dev libfmt-dev
   # tests and benchmarks
-  libgtest-dev libbenchmark-dev
+  libgtest-dev libbenchmark-dev iproute2 shellcheck
 )
 
 if [[ "${1:-}" == "--list" ]]; then

@@ -25,8 +25,9 @@ bool trains_below_first_projection(const std::vector<Parameter*>& parameters) {
 
 }  // namespace
 
-StepFlops::StepFlops(CausalLm& model) {
+StepFlops::StepFlops(CausalLm& model, int tensor_size) {
   const ModelConfig& config = model.config();
+  const auto ranks = static_cast<double>(tensor_size);
   const bool bottom_needs_input_gradient = trains_below_first_projection(model.parameters());
   bool head_is_trained = false;
   for (const Parameter* parameter : model.parameters()) {
@@ -39,9 +40,11 @@ StepFlops::StepFlops(CausalLm& model) {
     }
     switch (parameter->role) {
       case ParameterRole::kLinear:
-      case ParameterRole::kLoraA:
-      case ParameterRole::kLoraB:
         per_token_ += 2.0 * weights * (1.0 + gradients);
+        break;
+      case ParameterRole::kLoraA:  // whole on every rank
+      case ParameterRole::kLoraB:
+        per_token_ += 2.0 * weights / ranks * (1.0 + gradients);
         break;
       case ParameterRole::kHead:
         head_is_trained = parameter->trainable;
@@ -55,10 +58,10 @@ StepFlops::StepFlops(CausalLm& model) {
     }
   }
   const double head = static_cast<double>(config.vocab_size * config.hidden_size);
-  per_target_ = 2.0 * head * (head_is_trained ? 3.0 : 2.0);
+  per_target_ = 2.0 * head / ranks * (head_is_trained ? 3.0 : 2.0);
   // q k^T and p v forward, and twice that backward.
   per_pair_ =
-      3.0 * 4.0 *
+      3.0 * 4.0 / ranks *
       static_cast<double>(config.num_hidden_layers * config.num_attention_heads * config.head_dim);
 }
 

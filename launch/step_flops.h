@@ -9,10 +9,11 @@
 namespace rankwise {
 
 // Needed work only: recomputation, padding and element-wise operations count nothing, so the share
-// of the machine's peak is comparable between runs.
+// of the machine's peak is comparable between runs. Of the work that tensor ranks share, each
+// counts its part.
 class StepFlops {
  public:
-  explicit StepFlops(CausalLm& model);
+  StepFlops(CausalLm& model, int tensor_size);
 
   // Forward and backward of one micro-batch: 2 per weight and token forward, 2 for the gradient of
   // the input, 2 for the gradient of a weight that is trained; attention over the pairs of tokens

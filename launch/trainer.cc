@@ -5,8 +5,10 @@
 #include <array>
 #include <chrono>
 #include <cmath>
+#include <map>
 
 #include "kernels/elementwise.h"
+#include "model/hf_folder.h"
 #include "optim/adamw_optimizer.h"
 #include "runtime/transfer.h"
 
@@ -32,7 +34,7 @@ Trainer::Trainer(const TrainConfig& config, const ModelFiles& files, const Adapt
       groups_(adaptation.groups(model_)),
       schedule_(config.optim.schedule, config.optim.lr, config.optim.min_lr,
                 config.optim.warmup.steps(total_steps), total_steps),
-      flops_(model_),
+      flops_(model_, mesh.tensor().size()),
       max_grad_norm_(config.optim.max_grad_norm),
       replays_(
           stream.is_cuda() && !stream.measuring() && mesh.world().size() == 1 &&
@@ -46,6 +48,8 @@ Trainer::Trainer(const TrainConfig& config, const ModelFiles& files, const Adapt
 
 StepMeasurement Trainer::train_step(int64_t step, std::span<const MicroBatch> batches) {
   const auto begin = std::chrono::steady_clock::now();
+  const int64_t wire_bytes_before = mesh_->wire_bytes();
+  mesh_->world().activity().report(fmt::format("step {}", step + 1));
   StepMeasurement result;
   fill(sums_, 0.0f, *stream_);
   reducer_.begin_step(*stream_);
@@ -68,6 +72,7 @@ StepMeasurement Trainer::train_step(int64_t step, std::span<const MicroBatch> ba
   result.learning_rate = schedule_.at(step);
   optimizer_->step(groups_, result.learning_rate, clip.scale, *stream_);
   stream_->synchronize();
+  wire_bytes_ = mesh_->wire_bytes() - wire_bytes_before;
   result.compute_seconds = seconds_since(begin) - result.reduce_seconds;
   return result;
 }
@@ -100,9 +105,12 @@ void Trainer::read_sums(int64_t step, StepMeasurement& result) const {
 }
 
 int64_t Trainer::trained_elements() const {
+  std::map<std::string, int64_t> whole;
+  for (const auto& [name, shape] : weight_shapes(model_.config())) whole[name] = shape.numel();
   int64_t elements = 0;
   for (const Parameter* parameter : reducer_.parameters()) {
-    elements += shape_of(parameter->weight).numel();
+    const bool split = parameter->spec.kind == ShardSpec::Kind::kSharded;
+    elements += split ? whole.at(parameter->name) : shape_of(parameter->weight).numel();
   }
   return elements;
 }

@@ -25,7 +25,7 @@ struct StepMeasurement {
   double token_accuracy = 0.0;
   double gradient_norm = 0.0;  // before clipping
   double learning_rate = 0.0;
-  int64_t tokens = 0;            // processed by this rank
+  int64_t tokens = 0;            // processed by this rank, its tensor ranks the same ones
   double flops = 0.0;            // required of this rank (StepFlops)
   double compute_seconds = 0.0;  // forward, backward, optimizer
   double reduce_seconds = 0.0;   // waiting for other ranks' gradients
@@ -45,8 +45,9 @@ class Trainer {
 
   CausalLm& model() { return model_; }
   Optimizer& optimizer() { return *optimizer_; }
-  int64_t wire_bytes() const { return reducer_.wire_bytes(); }
-  // Elements that are trained.
+  // Of the last step: bytes that this rank sent (Communicator::wire_bytes).
+  int64_t wire_bytes() const { return wire_bytes_; }
+  // Elements that are trained, all ranks' parts together.
   int64_t trained_elements() const;
 
  private:
@@ -67,6 +68,7 @@ class Trainer {
   bool replays_;      // small micro-batches are replayed: their work does not depend on the step
   Tensor sums_;       // (3) F64: loss, targets, hits
   Tensor norm_sums_;  // (2) F64, of clip_gradients
+  int64_t wire_bytes_ = 0;
 };
 
 }  // namespace rankwise

@@ -46,9 +46,9 @@ double measure_peak_flops_per_s(Device device, DType compute) {
 TrainingRun::TrainingRun(const TrainConfig& config, VerbContext& context)
     : config_(config),
       context_(&context),
-      device_(choose_device(config.device, context.world.size())),
+      device_(choose_device(config.device, context.world, context.local_rank)),
       compute_(choose_compute(config.model.compute, device_)),
-      mesh_(context.world, static_cast<int>(config.parallel.tensor)),
+      mesh_(context.world, static_cast<int>(config.parallel.tensor), device_),
       files_(open_base(config)),
       adaptation_(config_, files_.config),
       data_(load_training_data(config, files_, DataParts::kTrainAndEval)),
@@ -64,27 +64,49 @@ TrainingRun::TrainingRun(const TrainConfig& config, VerbContext& context)
 
 // The same on all ranks: what the poorest of them can afford.
 MemoryPlan TrainingRun::make_memory_plan() const {
-  const auto own = static_cast<double>(available_bytes(device_, context_->local_size));
+  const auto own = static_cast<double>(
+      available_bytes(device_, context_->local_size, context_->world.size()));
   const double least =
       all_reduce_numbers(context_->world, {own}, ReduceOp::kMin, "available memory")[0];
-  return plan_memory(config_, files_, mesh_, largest_micro_batch(config_, *data_.train),
-                     total_steps_, device_, static_cast<int64_t>(least));
+  const auto plan = [&](const TrainConfig& config) {
+    return plan_memory(config, files_, mesh_, largest_micro_batch(config, *data_.train),
+                       total_steps_, device_, static_cast<int64_t>(least));
+  };
+  MemoryPlan own_plan = plan(config_);
+  const auto choice = static_cast<double>(own_plan.recompute);
+  const double strictest =
+      all_reduce_numbers(context_->world, {choice}, ReduceOp::kMax, "choice of recomputation")[0];
+  if (strictest == choice) return own_plan;
+  TrainConfig config = config_;
+  config.train.recompute = static_cast<Recompute>(static_cast<int>(strictest));
+  return plan(config);
 }
 
 std::string TrainingRun::describe_plan() const {
-  const int ranks = context_->world.size();
+  const int ranks = mesh_.data().size();
   std::string text = fmt::format("train data   {}\n", describe(data_.train->report));
   if (data_.eval) text += fmt::format("eval data    {}\n", describe(data_.eval->report));
   text += fmt::format(
-      "steps        {} of {} rows: {} rank(s) x {} micro-batch(es) of {} row(s), {:.2f} epoch(s)\n",
+      "steps        {} of {} rows: {} data rank(s) x {} micro-batch(es) of {} row(s), {:.2f} "
+      "epoch(s)\n",
       total_steps_, config_.train.global_batch, ranks,
       config_.train.global_batch / (config_.train.micro_batch * ranks), config_.train.micro_batch,
       loader_.epochs_at(total_steps_));
-  text += fmt::format("device       {}, {}\n", describe_device(device_), compute_name());
+  text += fmt::format("device       {}, {}, {}\n", describe_device(device_), compute_name(),
+                      describe_mesh());
   return text + memory_.table();
 }
 
+std::string TrainingRun::describe_mesh() const {
+  std::string text = fmt::format("{} rank(s)", mesh_.world().size());
+  if (mesh_.tensor().size() > 1) {
+    text += fmt::format(" (data {} x tensor {})", mesh_.data().size(), mesh_.tensor().size());
+  }
+  return text;
+}
+
 EvaluationResult TrainingRun::evaluate(Trainer& trainer, int64_t max_batches) {
+  context_->world.activity().report("evaluate", kFilePatience);
   return evaluate_loss(trainer.model(), make_eval_batches(config_, *data_.eval, mesh_, max_batches),
                        mesh_, arena_, stream_);
 }
@@ -115,6 +137,8 @@ void TrainingRun::run(bool overwrite) {
 
 void TrainingRun::train_and_export(bool overwrite) {
   const auto begin = Clock::now();
+  Activity& activity = context_->world.activity();
+  activity.report("build the model", kFilePatience);
   peak_flops_per_s_ = measure_peak_flops_per_s(device_, compute_);
   memory_.reserve(arena_, stream_);
   Trainer trainer(config_, files_, adaptation_, mesh_, arena_, stream_, total_steps_);
@@ -122,14 +146,15 @@ void TrainingRun::train_and_export(bool overwrite) {
   std::optional<RunFolder> folder;
   std::optional<RunReporter> reporter;
   if (is_root()) {
+    activity.report("digest of model and data", kFilePatience);
     folder.emplace(config_.checkpoint.dir, overwrite);
     folder->write_run_json(describe_run());
     folder->write_samples(render_samples(*data_.train, data_.tokenizer.get(), 3));
     // mpirun gives every rank a terminal of its own, wherever its output ends.
     reporter.emplace(*folder, context_->out, total_steps_, data_.eval != nullptr,
                      /*live=*/context_->world.size() == 1);
-    reporter->say(fmt::format("rankwise {} on {} rank(s), {}, {}: {} of {} elements trained",
-                              program_version(), context_->world.size(), describe_device(device_),
+    reporter->say(fmt::format("rankwise {} on {}, {}, {}: {} of {} elements trained",
+                              program_version(), describe_mesh(), describe_device(device_),
                               compute_name(), trainer.trained_elements(),
                               parameter_count(files_.config)));
     reporter->say("memory: " + memory_.summary());
@@ -137,8 +162,14 @@ void TrainingRun::train_and_export(bool overwrite) {
     if (data_.eval) reporter->say("eval data: " + describe(data_.eval->report));
   }
   train_steps(trainer, reporter ? &*reporter : nullptr);
+  activity.report("save", kFilePatience);
+  Arena host;
+  std::vector<NamedTensor> weights;
+  if (adaptation_.trains_weights() && mesh_.data().rank() == 0) {
+    weights = base_weights(trainer.model(), host, stream_);
+  }
   if (is_root()) {
-    const auto results = export_result(trainer, *folder);
+    const auto results = export_result(trainer, weights, *folder);
     reporter->finish(seconds_since(begin), results);
   }
   context_->world.barrier("end of training");
@@ -199,7 +230,7 @@ MetricsRecord TrainingRun::compare_ranks(int64_t step, const StepMeasurement& me
     }
     record.comm_ms = std::max(record.comm_ms, of_rank[1] * 1e3);
     record.data_wait_ms = std::max(record.data_wait_ms, of_rank[2] * 1e3);
-    tokens += of_rank[3];
+    tokens += of_rank[3] / mesh_.tensor().size();
     record.peak_bytes = std::max(record.peak_bytes, static_cast<int64_t>(of_rank[4]));
   }
   tokens_so_far_ += static_cast<int64_t>(tokens);
@@ -211,7 +242,7 @@ MetricsRecord TrainingRun::compare_ranks(int64_t step, const StepMeasurement& me
 }
 
 std::vector<std::pair<std::string, std::string>> TrainingRun::export_result(
-    Trainer& trainer, const RunFolder& folder) {
+    Trainer& trainer, const std::vector<NamedTensor>& weights, const RunFolder& folder) {
   std::vector<std::pair<std::string, std::string>> results;
   const TokenizerFiles tokenizer_files =
       data_.tokenizer ? data_.tokenizer->files() : TokenizerFiles{};
@@ -221,9 +252,7 @@ std::vector<std::pair<std::string, std::string>> TrainingRun::export_result(
     results.emplace_back("adapter", folder.adapter_folder());
   }
   if (adaptation_.trains_weights()) {
-    Arena host;
-    const auto tensors = base_weights(trainer.model(), host, stream_);
-    write_hf_folder(folder.file("model"), files_.config, tensors, tokenizer_files,
+    write_hf_folder(folder.file("model"), files_.config, weights, tokenizer_files,
                     /*overwrite=*/true);
     results.emplace_back("model", folder.file("model"));
   }

@@ -41,10 +41,11 @@ class TrainingRun {
   MetricsRecord compare_ranks(int64_t step, const StepMeasurement& measurement, double data_seconds,
                               double step_seconds);
   EvaluationResult evaluate(Trainer& trainer, int64_t max_batches);
-  // Where the results went, for the summary.
-  std::vector<std::pair<std::string, std::string>> export_result(Trainer& trainer,
-                                                                 const RunFolder& folder);
+  // `weights`: all of the base, if it was trained. Where the results went, for the summary.
+  std::vector<std::pair<std::string, std::string>> export_result(
+      Trainer& trainer, const std::vector<NamedTensor>& weights, const RunFolder& folder);
   Json describe_run() const;
+  std::string describe_mesh() const;  // "4 rank(s) (data 2 x tensor 2)"
   bool is_root() const { return context_->world.rank() == 0; }
   std::string_view compute_name() const { return compute_ == DType::kBF16 ? "bf16" : "fp32"; }
 

@@ -9,6 +9,7 @@
 #include "git_commit.h"
 #include "kernels/attention.h"
 #include "parallel/mpi_runtime.h"
+#include "parallel/nccl_communicator.h"
 #include "runtime/device.h"
 
 namespace rankwise {
@@ -31,6 +32,7 @@ Json library_versions() {
       {"openblas", RANKWISE_OPENBLAS_VERSION},
       {"cuda", RANKWISE_CUDA_VERSION},
       {"cudnn", kHasCudnn ? "for attention" : ""},
+      {"nccl", kHasNccl ? "for several GPUs" : ""},
       {"sentencepiece", RANKWISE_SENTENCEPIECE_VERSION},
       {"yaml-cpp", RANKWISE_YAML_CPP_VERSION},
       {"cli11", RANKWISE_CLI11_VERSION},

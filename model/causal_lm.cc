@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/causal_lm.h"
 
-#include <algorithm>
 #include <array>
 #include <numeric>
-#include <optional>
-#include <span>
 #include <utility>
 
 #include "kernels/attention.h"
@@ -13,158 +10,37 @@
 #include "kernels/embedding.h"
 #include "kernels/matmul.h"
 #include "kernels/rms_norm.h"
-#include "kernels/rope.h"
-#include "model/head_loss.h"
+#include "model/causal_lm_state.h"
 #include "model/kv_cache.h"
-#include "model/transformer_block.h"
-#include "runtime/transfer.h"
 
 namespace rankwise {
-namespace {
-
-template <class T>
-Tensor uploaded(std::span<const T> values, std::string_view purpose, Arena& arena, Stream& stream) {
-  const Tensor out =
-      arena.allocate(purpose, dtype_of<T>(), Shape{static_cast<int64_t>(values.size())});
-  upload(out, values.data(), stream);
-  return out;
-}
-
-}  // namespace
-
-struct CausalLm::State {
-  State(const ModelConfig& config, const ModelFamily& family, const ParameterLoader& loader,
-        const ModelPlan& plan_in, Arena& arena_in, Stream& stream);
-
-  const Parameter& head_weight() const { return head ? *head : embedding; }
-  Parameter& head_weight() { return head ? *head : embedding; }
-  HeadLoss head_loss() { return {head_weight(), plan.compute, plan.logits_bytes}; }
-  bool keeps(const ForwardContext& context, size_t block) const {
-    return context.training && block >= lowest_trained;
-  }
-  void start(ForwardContext& context, const MicroBatch& batch) const;
-  Tensor run_blocks(ForwardContext& context) const;
-  void finish(ForwardContext& context, const Tensor& x) const;
-  int64_t tail() const;  // columns that some block wants behind the gradient of its output
-
-  Arena* arena;
-  ModelPlan plan;
-  float eps;
-  Parameter embedding;
-  std::vector<std::unique_ptr<TransformerBlock>> blocks;
-  Parameter final_norm;
-  std::optional<Parameter> head;  // none: tied to the embedding
-  Tensor inverse_frequencies;     // (D / 2)
-  size_t lowest_trained = 0;      // backward ends with this block; blocks.size(): none is trained
-};
-
-CausalLm::State::State(const ModelConfig& config, const ModelFamily& family,
-                       const ParameterLoader& loader, const ModelPlan& plan_in, Arena& arena_in,
-                       Stream& stream)
-    : arena(&arena_in), plan(plan_in), eps(static_cast<float>(config.rms_norm_eps)) {
-  const Shape table{config.vocab_size, config.hidden_size};
-  const WeightNames& names = family.names;
-  embedding =
-      loader.dense(names.embedding, table, ParameterRole::kEmbedding, ShardSpec::sharded(0));
-  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    blocks.push_back(std::make_unique<TransformerBlock>(config, family, i, loader));
-  }
-  final_norm = loader.dense(names.final_norm, {config.hidden_size}, ParameterRole::kNorm,
-                            ShardSpec::replicated());
-  if (!config.tie_word_embeddings) {
-    head = loader.dense(names.head, table, ParameterRole::kHead, ShardSpec::sharded(0));
-  }
-  inverse_frequencies =
-      uploaded(std::span<const float>(rope_inverse_frequencies(config)), "weights", *arena, stream);
-  if (!embedding.trainable) {
-    const auto first = std::ranges::find_if(blocks, [](const auto& b) { return b->trained(); });
-    lowest_trained = static_cast<size_t>(first - blocks.begin());
-  }
-}
-
-int64_t CausalLm::State::tail() const {
-  int64_t columns = 0;
-  for (const auto& block : blocks) columns = std::max(columns, block->tail());
-  return columns;
-}
-
-void CausalLm::State::start(ForwardContext& context, const MicroBatch& batch) const {
-  RW_ASSERT(batch.tokens() > 0 && batch.document_offsets.size() >= 2, "{} tokens", batch.tokens());
-  context.tokens = batch.tokens();
-  context.first_token = batch.first_token;
-  Stream& stream = *context.stream;
-  context.ids = uploaded(std::span(batch.input_ids), "activations", *arena, stream);
-  context.targets = uploaded(std::span(batch.targets), "activations", *arena, stream);
-  context.host_targets = batch.targets;
-  context.document_offsets =
-      uploaded(std::span(batch.document_offsets), "activations", *arena, stream);
-  context.key_offsets = context.document_offsets;
-  context.longest_document = batch.longest_document();
-  context.longest_key = context.longest_document;
-  context.positions = uploaded(std::span(batch.positions), "activations", *arena, stream);
-  const Shape angles{context.tokens, inverse_frequencies.dim(0)};
-  context.rope_cos = context.allocate(DType::kF32, angles);
-  context.rope_sin = context.allocate(DType::kF32, angles);
-}
-
-// Blocks whose backward pass will run write their output to new memory; all others work in place.
-// What a block saves is dropped at once unless backward will read it; with recomputation, backward
-// computes it again from the block's input.
-Tensor CausalLm::State::run_blocks(ForwardContext& context) const {
-  rope_tables(context.rope_cos, context.rope_sin, context.positions, inverse_frequencies,
-              *context.stream);
-  const Shape shape{context.tokens, embedding.dense().dim(1)};
-  Tensor x = context.allocate(context.compute, shape);
-  rankwise::embedding(x, context.ids, embedding.dense(), *context.stream);
-  context.blocks.resize(blocks.size());
-  for (size_t i = 0; i < blocks.size(); ++i) {
-    context.blocks[i] = std::make_unique<BlockSaved>();
-    const bool kept = keeps(context, i);
-    const Tensor output = kept ? context.allocate(context.compute, shape) : x;
-    if (kept && plan.recompute != Recompute::kFull) {
-      blocks[i]->forward(output, x, *context.blocks[i], context);
-    } else {
-      const auto scope = arena->scope("activations");
-      BlockSaved dropped;
-      blocks[i]->forward(output, x, dropped, context);
-      context.blocks[i]->input = x;
-    }
-    x = output;
-  }
-  return x;
-}
-
-void CausalLm::State::finish(ForwardContext& context, const Tensor& x) const {
-  context.final_input = x;
-  context.final_inv_rms = context.allocate(DType::kF32, {x.dim(0)});
-  context.hidden = context.allocate(context.compute, x.shape());
-  rms_norm(context.hidden, context.final_inv_rms, x, final_norm.dense(), eps, *context.stream);
-}
 
 CausalLm::CausalLm(const ModelConfig& config, const WeightSource& source, const ModelPlan& plan,
                    const DeviceMesh& mesh, Arena& arena, Stream& stream)
     : config_(config) {
-  if (mesh.tensor().size() > 1) {
-    throw ConfigError(
-        fmt::format("parallel.tensor: {} is not supported, only 1", mesh.tensor().size()));
-  }
+  check_tensor_size(config, mesh.tensor().size());
   if (stream.is_cuda() && config.head_dim > kMaxGpuHeadDim) {
     throw ConfigError(fmt::format("device: attention on a GPU takes heads of at most {}, {} has {}",
                                   kMaxGpuHeadDim, source.description(), config.head_dim));
   }
   set_matmul_tuning(stream, !plan.deterministic);
-  const ParameterLoader loader(source, plan, arena, stream);
+  const ParameterLoader loader(source, plan, mesh, arena, stream);
   state_ = std::make_unique<State>(config, family_of(config.model_type, source.description()),
-                                   loader, plan, arena, stream);
+                                   loader, plan, mesh, arena, stream);
 }
 
 CausalLm::~CausalLm() = default;
 
+const DeviceMesh& CausalLm::mesh() const { return *state_->mesh; }
+
 DType CausalLm::compute() const { return state_->plan.compute; }
+
+int64_t CausalLm::key_value_heads() const { return state_->blocks.front()->key_value_heads(); }
 
 ForwardContext CausalLm::begin(const MicroBatch& batch, bool training, uint64_t step,
                                Stream& stream) {
-  ForwardContext context(*state_->arena, stream, state_->plan, training, step);
+  ForwardContext context(*state_->arena, stream, state_->mesh->tensor(), state_->plan, training,
+                         step);
   state_->start(context, batch);
   return context;
 }
@@ -196,10 +72,14 @@ void CausalLm::backward(ForwardContext& context, GradientReducer& reducer, Strea
       context.allocate_columns(true, {{context.hidden.dim(1)}}, state.tail());
   const Tensor& d = d_columns.parts[0];
   Parameter& norm = state.final_norm;
-  rms_norm_backward(d, norm.trainable ? norm.gradient : Tensor{}, context.dhidden,
-                    context.final_input, norm.dense(), context.final_inv_rms, false, stream);
+  const bool hands_in = norm.trainable && context.tensor_ranks->rank() == 0;
+  rms_norm_backward(d, hands_in ? norm.gradient : Tensor{}, context.dhidden, context.final_input,
+                    norm.dense(), context.final_inv_rms, false, stream);
   if (norm.trainable) reducer.ready(norm, stream);
   for (size_t i = state.blocks.size(); i-- > state.lowest_trained;) {
+    if (state.gatherer) {
+      state.gatherer->use(i, i > state.lowest_trained ? std::optional(i - 1) : std::nullopt);
+    }
     const auto recomputed = state.arena->scope("activations");
     BlockSaved& saved = *context.blocks[i];
     if (state.plan.recompute == Recompute::kFull) {
@@ -211,7 +91,7 @@ void CausalLm::backward(ForwardContext& context, GradientReducer& reducer, Strea
     state.blocks[i]->backward(d_columns, wants_input_gradient, saved, context, reducer);
   }
   if (state.embedding.trainable) {
-    embedding_backward(state.embedding.gradient, d, context.ids, stream);
+    embedding_backward(state.embedding.gradient, d, context.ids, state.vocabulary.begin, stream);
     reducer.ready(state.embedding, stream);
   }
 }
@@ -222,7 +102,12 @@ Tensor CausalLm::logits(ForwardContext& context, int64_t begin, int64_t end, Str
   const auto workspace = state_->arena->scope("workspace");
   const bool narrow = context.compute != DType::kF32;
   const Tensor y = narrow ? context.allocate_workspace(context.compute, shape) : out;
-  linear(y, context.hidden.rows(begin, end), state_->head_weight().weight, 0.0f, stream);
+  const ShardSpec::Range own = state_->vocabulary;
+  const bool split = context.tensor_ranks->size() > 1;
+  if (split) fill(y, 0.0f, stream);
+  linear(y.columns(own.begin, own.end), context.hidden.rows(begin, end),
+         state_->head_weight().weight, 0.0f, stream);
+  if (split) context.tensor_ranks->all_reduce(y, ReduceOp::kSum, "logits", stream);
   if (narrow) cast(out, y, stream);
   return out;
 }

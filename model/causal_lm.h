@@ -21,11 +21,13 @@ class TransformerBlock;
 class KvCache;
 
 // Adapters sit on the linear layers of the blocks. A tied head shares the embedding's parameter,
-// and their gradients meet there.
+// and their gradients meet there. The tensor ranks of the mesh share the model: they call
+// everything below together, for the same tokens, and get the same results.
 class CausalLm {
  public:
-  // Reads and, when asked, quantises the weights ("weights" in the arena), makes adapters
-  // ("adapters"). FormatError names the missing or ill-shaped tensor.
+  // Reads this rank's part of the weights and, when asked, quantises it ("weights" in the arena),
+  // makes adapters ("adapters"). FormatError names the missing or ill-shaped tensor, ConfigError a
+  // tensor degree that the model cannot be split by. The mesh must outlive the model.
   CausalLm(const ModelConfig& config, const WeightSource& source, const ModelPlan& plan,
            const DeviceMesh& mesh, Arena& arena, Stream& stream);
   ~CausalLm();
@@ -33,7 +35,9 @@ class CausalLm {
   CausalLm& operator=(const CausalLm&) = delete;
 
   const ModelConfig& config() const { return config_; }
-  DType compute() const;  // type of activations
+  const DeviceMesh& mesh() const;
+  DType compute() const;            // type of activations
+  int64_t key_value_heads() const;  // of this rank
 
   // Runs the blocks over a packed micro-batch. `step` counts optimizer steps, for dropout.
   ForwardContext forward(const MicroBatch& batch, bool training, uint64_t step, Stream& stream);

@@ -13,10 +13,11 @@ constexpr int64_t kRowElements = 64;  // row strides on CUDA are multiples of it
 
 }  // namespace
 
-ForwardContext::ForwardContext(Arena& arena_in, Stream& stream_in, const ModelPlan& plan,
-                               bool training_in, uint64_t step_in)
+ForwardContext::ForwardContext(Arena& arena_in, Stream& stream_in, Communicator& tensor_ranks_in,
+                               const ModelPlan& plan, bool training_in, uint64_t step_in)
     : arena(&arena_in),
       stream(&stream_in),
+      tensor_ranks(&tensor_ranks_in),
       training(training_in),
       seed(plan.seed),
       step(step_in),

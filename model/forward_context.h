@@ -12,6 +12,7 @@
 
 namespace rankwise {
 
+class Communicator;
 struct ModelPlan;
 struct BlockSaved;  // typed slots of one transformer block, model/transformer_block.h
 class KvCache;
@@ -29,7 +30,8 @@ struct Columns {
 // opens. Backward consumes the context: it overwrites saved tensors where that spares memory.
 // Movable; tensors inside are views into those scopes.
 struct ForwardContext {
-  ForwardContext(Arena& arena, Stream& stream, const ModelPlan& plan, bool training, uint64_t step);
+  ForwardContext(Arena& arena, Stream& stream, Communicator& tensor_ranks, const ModelPlan& plan,
+                 bool training, uint64_t step);
   ForwardContext(ForwardContext&&) noexcept;
   ForwardContext& operator=(ForwardContext&&) noexcept;
   ~ForwardContext();
@@ -48,7 +50,8 @@ struct ForwardContext {
 
   Arena* arena;
   Stream* stream;
-  bool training;  // keep what backward needs; dropout is on
+  Communicator* tensor_ranks;  // they share every matrix and see the same tokens
+  bool training;               // keep what backward needs; dropout is on
   uint64_t seed;  // of dropout, with the step and the index of the first token in the global batch
   uint64_t step;
   DType compute;  // of activations

@@ -3,14 +3,15 @@
 
 #include <algorithm>
 
-#include "kernels/cross_entropy.h"
 #include "kernels/elementwise.h"
 #include "kernels/matmul.h"
+#include "parallel/communicator.h"
 
 namespace rankwise {
 
-HeadLoss::HeadLoss(Parameter& head, DType compute, int64_t logits_bytes)
+HeadLoss::HeadLoss(Parameter& head, int64_t first_id, DType compute, int64_t logits_bytes)
     : head_(&head),
+      first_id_(first_id),
       chunk_(std::max<int64_t>(
           1, logits_bytes / (shape_of(head.weight).dim(0) * bits_of(compute) / 8))) {}
 
@@ -26,6 +27,10 @@ void HeadLoss::compute(ForwardContext& context, const Tensor& sums) const {
     }
     begin = end;
   }
+  if (context.training && context.tensor_ranks->size() > 1) {
+    context.tensor_ranks->all_reduce(context.dhidden, ReduceOp::kSum,
+                                     "gradient of the head's input", *context.stream);
+  }
 }
 
 std::vector<bool> HeadLoss::chunks_with_targets(const ForwardContext& context) const {
@@ -37,6 +42,23 @@ std::vector<bool> HeadLoss::chunks_with_targets(const ForwardContext& context) c
   return out;
 }
 
+// (ranks, T, 4)
+Tensor HeadLoss::exchange_statistics(ForwardContext& context, const Tensor& logits,
+                                     const Tensor& targets, const VocabularySlice& slice) const {
+  Communicator& ranks = *context.tensor_ranks;
+  const int64_t tokens = logits.dim(0);
+  const auto allocate = [&](int64_t parts) {
+    return context.allocate_workspace(DType::kF64, {parts, tokens, kCrossEntropyStatistics});
+  };
+  const Tensor own = allocate(1);
+  cross_entropy_statistics(own.reshaped({tokens, kCrossEntropyStatistics}), logits, targets, slice,
+                           context.training, *context.stream);
+  if (ranks.size() == 1) return own;
+  const Tensor all = allocate(ranks.size());
+  ranks.all_gather(all, own, "softmax statistics", *context.stream);
+  return all;
+}
+
 void HeadLoss::compute_chunk(ForwardContext& context, const Tensor& sums, int64_t begin,
                              int64_t end) const {
   Stream& stream = *context.stream;
@@ -45,7 +67,10 @@ void HeadLoss::compute_chunk(ForwardContext& context, const Tensor& sums, int64_
   const Tensor logits =
       context.allocate_workspace(context.compute, {end - begin, shape_of(head_->weight).dim(0)});
   linear(logits, hidden, head_->weight, 0.0f, stream);
-  cross_entropy(logits, context.targets.rows(begin, end), sums, context.training, stream);
+  const Tensor targets = context.targets.rows(begin, end);
+  const VocabularySlice slice{first_id_, context.tensor_ranks->rank()};
+  const Tensor statistics = exchange_statistics(context, logits, targets, slice);
+  cross_entropy(logits, targets, statistics, slice, sums, context.training, stream);
   if (!context.training) return;
   const Tensor dhidden = context.dhidden.rows(begin, end);
   linear_backward_input(dhidden, logits, head_->weight, 0.0f, stream);

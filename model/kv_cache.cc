@@ -6,9 +6,10 @@
 
 namespace rankwise {
 
-KvCache::KvCache(const ModelConfig& config, int64_t capacity, DType dtype, Arena& arena)
+KvCache::KvCache(const ModelConfig& config, int64_t heads, int64_t capacity, DType dtype,
+                 Arena& arena)
     : capacity_(capacity) {
-  const Shape shape{capacity, config.num_key_value_heads, config.head_dim};
+  const Shape shape{capacity, heads, config.head_dim};
   layers_.reserve(static_cast<size_t>(config.num_hidden_layers));
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     layers_.push_back(

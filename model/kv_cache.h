@@ -17,9 +17,9 @@ class KvCache {
     Tensor keys, values;  // (tokens, G, D)
   };
 
-  // Memory for `capacity` tokens in the compute type, from the arena purpose "kv_cache"; the caller
-  // opens the scope.
-  KvCache(const ModelConfig& config, int64_t capacity, DType dtype, Arena& arena);
+  // Memory for `capacity` tokens of `heads` heads (this rank's) in the compute type, from the arena
+  // purpose "kv_cache"; the caller opens the scope.
+  KvCache(const ModelConfig& config, int64_t heads, int64_t capacity, DType dtype, Arena& arena);
 
   int64_t tokens() const { return tokens_; }  // complete in every layer
   int64_t capacity() const { return capacity_; }

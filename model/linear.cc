@@ -9,9 +9,8 @@ Linear::Linear(const LinearSite& site, bool has_bias, const ParameterLoader& loa
                                    site.weight_spec)),
       adapter_(loader.adapter(site)) {
   if (has_bias) {
-    const bool columns = site.weight_spec == ShardSpec::sharded(0);
     bias_ = loader.dense(site.module + ".bias", {site.out_features}, ParameterRole::kBias,
-                         columns ? ShardSpec::sharded(0) : ShardSpec::replicated());
+                         site.weight_spec.dim == 0 ? site.weight_spec : ShardSpec::replicated());
   }
 }
 

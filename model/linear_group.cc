@@ -37,8 +37,8 @@ std::vector<LowRankLinear> LinearGroup::terms(const ForwardContext& context) con
     term.weight = &layer->weight().weight;
     if (layer->adapter() != nullptr) {
       if (const auto low_rank = layer->adapter()->low_rank_term(context)) {
-        term.a = low_rank->a->dense();
-        term.b = low_rank->b->dense();
+        term.a = low_rank->a;
+        term.b = low_rank->b;
         term.scale = low_rank->scale;
       }
     }
@@ -52,14 +52,20 @@ void LinearGroup::forward(std::span<const Tensor> ys, const Tensor& addend,
                           ForwardContext& context) const {
   Stream& stream = *context.stream;
   const auto layers = terms(context);
+  const bool sums_outputs = layers_[0]->site().sums_outputs();
+  const bool adds_known = !sums_outputs || context.tensor_ranks->rank() == 0;
   saved.downs = split_tail(input.tail, keeps_saved, layers, context);
-  low_rank_linear(ys, saved.downs, input.x, layers, addend, stream);
+  low_rank_linear(ys, saved.downs, input.x, layers, adds_known ? addend : Tensor{}, stream);
   saved.adapters.resize(layers_.size());
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Linear& layer = *layers_[i];
-    if (layer.bias() != nullptr) add_bias(ys[i], layer.bias()->dense(), stream);
+    if (layer.bias() != nullptr && adds_known) add_bias(ys[i], layer.bias()->dense(), stream);
     if (layer.adapter() != nullptr && layers[i].rank() == 0) {
       saved.adapters[i] = layer.adapter()->forward(ys[i], input.x, context);
+    }
+    if (sums_outputs) {
+      context.tensor_ranks->all_reduce(ys[i], ReduceOp::kSum, layer.site().module + " output",
+                                       stream);
     }
   }
   if (!keeps_saved || input.kept || !input.tail.defined()) return;
@@ -76,7 +82,13 @@ void LinearGroup::backward(const Tensor& dx, const Columns& dys, const Tensor& x
                            GradientReducer& reducer) const {
   const auto scope = context.arena->scope("workspace");
   backward_input(dx, dys, x, saved, context);
+  std::unique_ptr<PendingCollective> sum;
+  if (dx.defined() && layers_[0]->site().sums_input_gradients()) {
+    sum = context.tensor_ranks->start_all_reduce(
+        dx, ReduceOp::kSum, layers_[0]->site().module + " input gradient", *context.stream);
+  }
   backward_weights(dys, x, saved, context, reducer);
+  if (sum) sum->wait();
 }
 
 void LinearGroup::backward_input(const Tensor& dx, const Columns& dys, const Tensor& x,
@@ -101,8 +113,8 @@ void LinearGroup::backward_weights(const Columns& dys, const Tensor& x,
   for (size_t i = 0; i < layers.size(); ++i) {
     if (layers[i].rank() == 0) continue;
     const auto term = layers_[i]->adapter()->low_rank_term(context);
-    das[i] = term->a->gradient;
-    dbs[i] = term->b->gradient;
+    das[i] = term->da;
+    dbs[i] = term->db;
     any = true;
   }
   if (any) {
@@ -112,7 +124,8 @@ void LinearGroup::backward_weights(const Columns& dys, const Tensor& x,
   for (size_t i = 0; i < layers_.size(); ++i) {
     Linear& layer = *layers_[i];
     const Tensor& dy = dys.parts[i];
-    if (layer.bias() != nullptr && layer.bias()->trainable) {
+    const bool adds_bias = !layer.site().sums_outputs() || context.tensor_ranks->rank() == 0;
+    if (layer.bias() != nullptr && layer.bias()->trainable && adds_bias) {
       bias_backward(layer.bias()->gradient, dy, stream);
     }
     if (layer.weight().trainable) linear_backward_weight(layer.weight().gradient, dy, x, stream);
@@ -124,7 +137,7 @@ void LinearGroup::backward_weights(const Columns& dys, const Tensor& x,
 
 std::vector<int64_t> LinearGroup::widths() const {
   std::vector<int64_t> out;
-  for (const Linear* layer : layers_) out.push_back(layer->site().out_features);
+  for (const Linear* layer : layers_) out.push_back(shape_of(layer->weight().weight).dim(0));
   return out;
 }
 

@@ -31,15 +31,19 @@ class LinearGroup {
   // The layers must outlive the group. Backward finishes them in this order.
   explicit LinearGroup(std::vector<Linear*> layers) : layers_(std::move(layers)) {}
 
-  // ys[i] (T, out_i) = x W_i^T + bias_i + adapter_i(x) + addend. addend (T, out): undefined, or for
-  // a group of one layer. keeps_saved: backward will read `saved` (else it may end with x).
+  // ys[i] (T, out_i) = x W_i^T + bias_i + adapter_i(x) + addend, on this rank's slices of inputs or
+  // outputs; where the inputs are split, the tensor ranks add up what they have, and the addend and
+  // the bias, which all of them know, come from the first. addend (T, out): undefined, or for a
+  // group of one layer. keeps_saved: backward will read `saved` (else it may end with x).
   void forward(std::span<const Tensor> ys, const Tensor& addend, const LinearInput& input,
                bool keeps_saved, LinearGroupSaved& saved, ForwardContext& context) const;
-  // backward_input, then backward_weights.
+  // backward_input, then backward_weights. Where the outputs are split, the tensor ranks add up
+  // their parts of dx while the gradients of the weights are computed.
   void backward(const Tensor& dx, const Columns& dys, const Tensor& x, LinearGroupSaved& saved,
                 ForwardContext& context, GradientReducer& reducer) const;
-  // Writes dx (T, in) unless it is undefined. `dys` may have tail() columns behind them. x is read
-  // only when needs_input_first(). What it leaves in `saved` ends with the caller's workspace.
+  // Writes this rank's part of dx (T, in) unless it is undefined. `dys` may have tail() columns
+  // behind them. x is read only when needs_input_first(). What it leaves in `saved` ends with the
+  // caller's workspace.
   void backward_input(const Tensor& dx, const Columns& dys, const Tensor& x,
                       LinearGroupSaved& saved, ForwardContext& context) const;
   // Accumulates the gradients of what is trained here and reports it to the reducer. x may be
@@ -47,7 +51,7 @@ class LinearGroup {
   void backward_weights(const Columns& dys, const Tensor& x, const LinearGroupSaved& saved,
                         ForwardContext& context, GradientReducer& reducer) const;
 
-  std::vector<int64_t> widths() const;  // of the outputs
+  std::vector<int64_t> widths() const;  // of this rank's outputs
   int64_t tail() const;                 // sum of the ranks of low-rank terms
   bool trained() const;
   bool needs_input() const;

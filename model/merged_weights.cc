@@ -6,6 +6,7 @@
 
 #include "kernels/elementwise.h"
 #include "kernels/quantize.h"
+#include "model/hf_folder.h"
 #include "runtime/transfer.h"
 
 namespace rankwise {
@@ -46,6 +47,28 @@ NamedTensor as_dense(const Parameter& parameter, const Adapter* adapter,
   return {parameter.name, dense};
 }
 
+// Puts the tensor ranks' parts together. Of ranks that hold the same part the first gives it.
+NamedTensor whole_of(const NamedTensor& part, const ShardSpec& spec, const Shape& whole,
+                     Communicator& ranks, Arena& arena) {
+  if (ranks.size() == 1 || spec.kind != ShardSpec::Kind::kSharded) return part;
+  Stream host;
+  const Tensor out = arena.allocate("merged", DType::kF32, whole);
+  fill(out, 0.0f, host);
+  if (ranks.rank() % spec.copies == 0) {
+    const ShardSpec::Range own = spec.range(whole, ranks.rank(), ranks.size(), part.name);
+    if (spec.dim == 0) {
+      copy(out.rows(own.begin, own.end), part.tensor, host);
+    } else {
+      for (int64_t row = 0; row < whole.dim(0); ++row) {
+        copy(out.rows(row, row + 1).columns(own.begin, own.end), part.tensor.rows(row, row + 1),
+             host);
+      }
+    }
+  }
+  ranks.all_reduce(out, ReduceOp::kSum, "parts of " + part.name, host);
+  return {part.name, out};
+}
+
 std::vector<const Parameter*> base_parameters(CausalLm& model) {
   std::set<const Parameter*> of_adapters;
   for (const auto& [module, adapter] : model.adapters()) {
@@ -61,9 +84,12 @@ std::vector<const Parameter*> base_parameters(CausalLm& model) {
 }  // namespace
 
 std::vector<NamedTensor> base_weights(CausalLm& model, Arena& arena, Stream& stream) {
+  std::map<std::string, Shape> shapes;
+  for (const auto& [name, shape] : weight_shapes(model.config())) shapes[name] = shape;
   std::vector<NamedTensor> out;
   for (const Parameter* parameter : base_parameters(model)) {
-    out.push_back(as_dense(*parameter, nullptr, nullptr, arena, stream));
+    out.push_back(whole_of(as_dense(*parameter, nullptr, nullptr, arena, stream), parameter->spec,
+                           shapes.at(parameter->name), model.mesh().tensor(), arena));
   }
   return out;
 }

@@ -25,6 +25,7 @@ struct ModelPlan {
   std::function<bool(const std::string& name)> is_trained;
   bool quantize_nf4 = false;  // every linear of the blocks that is not trained in full
   bool double_quant = true;
+  bool shard_base = false;  // the quantised weights are split over the data ranks, too
   Recompute recompute = Recompute::kNone;
   DType compute = DType::kF32;      // of activations and frozen dense weights; BF16 on CUDA only
   bool deterministic = false;       // the same bits in every run, at some cost on CUDA

@@ -11,7 +11,7 @@
 namespace rankwise {
 namespace {
 
-// Nothing is stored: a tensor is a function of seed and name, its rows slices of that.
+// Nothing is stored: a tensor is a function of seed and name, its parts slices of that.
 class RandomWeights : public WeightSource {
  public:
   RandomWeights(const ModelConfig& config, uint64_t seed)
@@ -54,7 +54,14 @@ class RandomWeights : public WeightSource {
     fill(name, whole, begin * row, out);
   }
 
-  std::optional<QuantizedTensor> read_quantized(std::string_view, Arena&,
+  void read_elements(std::string_view name, int64_t first, const Tensor& out) const override {
+    const Shape whole = shape(name);
+    RW_ASSERT(first >= 0 && out.numel() <= whole.numel() - first, "{} elements from {} of {}",
+              out.numel(), first, to_string(whole));
+    fill(name, whole, first, out);
+  }
+
+  std::optional<QuantizedTensor> read_quantized(std::string_view, const MatrixSlice&, Arena&,
                                                 std::string_view) const override {
     return std::nullopt;
   }

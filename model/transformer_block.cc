@@ -14,15 +14,9 @@
 namespace rankwise {
 namespace {
 
-LinearSite site_of(const ModelFamily& family, int64_t index, const std::string& module, int64_t in,
-                   int64_t out, const ShardSpec& spec) {
-  return {fmt::format("{}.{}.{}", family.names.layers, index, module), in, out, spec};
-}
-
-Parameter load_norm(const ModelConfig& config, const ModelFamily& family, int64_t index,
-                    const std::string& module, const ParameterLoader& loader) {
-  return loader.dense(fmt::format("{}.{}.{}.weight", family.names.layers, index, module),
-                      {config.hidden_size}, ParameterRole::kNorm, ShardSpec::replicated());
+Parameter load_norm(const ModelConfig& config, const std::string& name,
+                    const ParameterLoader& loader) {
+  return loader.dense(name, {config.hidden_size}, ParameterRole::kNorm, ShardSpec::replicated());
 }
 
 // (T, heads * D) as (T, heads, D).
@@ -40,39 +34,25 @@ AttentionParams attention_params(const ForwardContext& context, int64_t head_dim
 
 }  // namespace
 
-// q, k, v, gate and up are split by rows (outputs), o and down by columns (inputs), so that a
-// tensor rank needs nothing from its peers between a pair of them.
-TransformerBlock::TransformerBlock(const ModelConfig& config, const ModelFamily& family,
-                                   int64_t index, const ParameterLoader& loader)
+TransformerBlock::TransformerBlock(const ModelConfig& config, const BlockFlags& flags,
+                                   int64_t index, const BlockSites& sites,
+                                   const ParameterLoader& loader)
     : index_(index),
-      heads_(config.num_attention_heads),
-      key_value_heads_(config.num_key_value_heads),
+      heads_(sites.q.slice().shape().dim(0) / config.head_dim),
+      key_value_heads_(sites.k.slice().shape().dim(0) / config.head_dim),
+      inner_(sites.down.slice().shape().dim(1)),
       head_dim_(config.head_dim),
       window_(config.sliding_window),
       eps_(static_cast<float>(config.rms_norm_eps)),
-      input_norm_(load_norm(config, family, index, family.names.input_norm, loader)),
-      mlp_norm_(load_norm(config, family, index, family.names.mlp_norm, loader)),
-      q_(site_of(family, index, family.names.q, config.hidden_size, heads_ * head_dim_,
-                 ShardSpec::sharded(0)),
-         family.block_flags(config).qkv_bias, loader),
-      k_(site_of(family, index, family.names.k, config.hidden_size, key_value_heads_ * head_dim_,
-                 ShardSpec::sharded(0)),
-         family.block_flags(config).qkv_bias, loader),
-      v_(site_of(family, index, family.names.v, config.hidden_size, key_value_heads_ * head_dim_,
-                 ShardSpec::sharded(0)),
-         family.block_flags(config).qkv_bias, loader),
-      o_(site_of(family, index, family.names.o, heads_ * head_dim_, config.hidden_size,
-                 ShardSpec::sharded(1)),
-         family.block_flags(config).output_bias, loader),
-      gate_(site_of(family, index, family.names.gate, config.hidden_size, config.intermediate_size,
-                    ShardSpec::sharded(0)),
-            family.block_flags(config).mlp_bias, loader),
-      up_(site_of(family, index, family.names.up, config.hidden_size, config.intermediate_size,
-                  ShardSpec::sharded(0)),
-          family.block_flags(config).mlp_bias, loader),
-      down_(site_of(family, index, family.names.down, config.intermediate_size, config.hidden_size,
-                    ShardSpec::sharded(1)),
-            family.block_flags(config).mlp_bias, loader),
+      input_norm_(load_norm(config, sites.input_norm, loader)),
+      mlp_norm_(load_norm(config, sites.mlp_norm, loader)),
+      q_(sites.q, flags.qkv_bias, loader),
+      k_(sites.k, flags.qkv_bias, loader),
+      v_(sites.v, flags.qkv_bias, loader),
+      o_(sites.o, flags.output_bias, loader),
+      gate_(sites.gate, flags.mlp_bias, loader),
+      up_(sites.up, flags.mlp_bias, loader),
+      down_(sites.down, flags.mlp_bias, loader),
       vkq_group_({&v_, &k_, &q_}),
       o_group_({&o_}),
       up_gate_group_({&up_, &gate_}),
@@ -189,8 +169,7 @@ void TransformerBlock::mlp_forward(const Tensor& output, BlockSaved& saved,
   saved.middle_inv_rms = context.allocate(DType::kF32, {saved.middle.dim(0)});
   make_up_and_gate(context.recompute != Recompute::kSelective, saved, context);
 
-  const Columns inner =
-      context.allocate_columns(false, {{down_.site().in_features}}, down_group_.tail());
+  const Columns inner = context.allocate_columns(false, {{inner_}}, down_group_.tail());
   swiglu(inner.parts[0], saved.up_gate.parts[1], saved.up_gate.parts[0], *context.stream);
   down_group_.forward({&output, 1}, saved.middle, {inner.parts[0], inner.tail, false},
                       context.training, saved.down_group, context);
@@ -206,7 +185,7 @@ void TransformerBlock::mlp_backward(const Columns& d, bool wants_middle_gradient
   const Tensor& up = saved.up_gate.parts[0];
   const Tensor& gate = saved.up_gate.parts[1];
 
-  const Shape inner_shape{d.parts[0].dim(0), down_.site().in_features};
+  const Shape inner_shape{d.parts[0].dim(0), inner_};
   Tensor inner;  // (T, F), cheaper to compute again than to keep
   if (down_group_.needs_input()) inner = context.allocate_workspace(context.compute, inner_shape);
   const bool inner_first = !wants_inner || down_group_.needs_input_first(context);
@@ -232,12 +211,13 @@ void TransformerBlock::mlp_backward(const Columns& d, bool wants_middle_gradient
 }
 
 // The residual connection: what comes through the norm is added to the gradient that went around
-// it.
+// it. All tensor ranks have the same gradient of the norm; the first hands it in.
 void TransformerBlock::norm_backward(const Tensor& d, const Tensor& dnormalised, const Tensor& x,
                                      const Tensor& inv_rms, Parameter& norm,
                                      ForwardContext& context, GradientReducer& reducer) {
-  rms_norm_backward(d, norm.trainable ? norm.gradient : Tensor{}, dnormalised, x, norm.dense(),
-                    inv_rms, true, *context.stream);
+  const bool hands_in = norm.trainable && context.tensor_ranks->rank() == 0;
+  rms_norm_backward(d, hands_in ? norm.gradient : Tensor{}, dnormalised, x, norm.dense(), inv_rms,
+                    true, *context.stream);
   if (norm.trainable) reducer.ready(norm, *context.stream);
 }
 

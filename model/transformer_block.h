@@ -5,13 +5,14 @@
 #include <string>
 #include <vector>
 
-#include "model/families/family.h"
+#include "model/block_sites.h"
 #include "model/linear_group.h"
 
 namespace rankwise {
 
-// T tokens, C hidden, H query and G key/value heads of D, F inner features. With selective
-// recomputation, backward makes the normalised inputs, gate and up again.
+// T tokens, C hidden, H query and G key/value heads of D, F inner features; of heads and inner
+// features those of this rank. With selective recomputation, backward makes the normalised inputs,
+// gate and up again.
 struct BlockSaved {
   Tensor input;              // (T, C)
   Tensor input_inv_rms;      // (T)
@@ -29,8 +30,8 @@ struct BlockSaved {
 
 class TransformerBlock {
  public:
-  TransformerBlock(const ModelConfig& config, const ModelFamily& family, int64_t index,
-                   const ParameterLoader& loader);
+  TransformerBlock(const ModelConfig& config, const BlockFlags& flags, int64_t index,
+                   const BlockSites& sites, const ParameterLoader& loader);
   TransformerBlock(const TransformerBlock&) = delete;
   TransformerBlock& operator=(const TransformerBlock&) = delete;
 
@@ -47,6 +48,7 @@ class TransformerBlock {
   void collect_parameters(std::vector<Parameter*>& out);          // model order
   void collect_trained_parameters(std::vector<Parameter*>& out);  // as backward finishes them
   int64_t tail() const;  // columns wanted behind the gradient of the output
+  int64_t key_value_heads() const { return key_value_heads_; }  // of this rank
   std::vector<Linear*> linears() { return {&q_, &k_, &v_, &o_, &gate_, &up_, &down_}; }
 
  private:
@@ -67,7 +69,8 @@ class TransformerBlock {
   bool attention_trained() const;
 
   int64_t index_;
-  int64_t heads_, key_value_heads_, head_dim_;
+  int64_t heads_, key_value_heads_, inner_;  // of this rank
+  int64_t head_dim_;
   int64_t window_;
   float eps_;
   Parameter input_norm_, mlp_norm_;

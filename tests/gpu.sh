@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Everything that only a GPU can show, on a machine with one: builds for that GPU, compares every CUDA
-# kernel and whole training runs with the CPU, and measures. The last line is the total:
+# kernel and whole training runs with the CPU, and measures; with two GPUs also two ranks. What has too
+# few GPUs is skipped. The last line is the total:
 #   N passed, N failed, N skipped
 # tests/gpu.sh [--build DIR] [--all] [--no-tests] [--sanitizer] [--no-bench] [-- CMAKE_ARGUMENT...]
 #   --build DIR   tests this build folder as it is
@@ -28,7 +29,7 @@ usage() {
 }
 
 build=
-label='^gpu$'
+label='^gpu2?$'
 tests=true
 sanitizer=false
 bench=true
@@ -61,11 +62,15 @@ if ! gpu=$(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader 2>&1); 
   echo "0 passed, 0 failed, ${#programs[@]} skipped"
   exit 0
 fi
+gpu_count=$(wc -l <<<"$gpu")
 gpu=${gpu%%$'\n'*}
-echo "-- $gpu"
+echo "-- $gpu_count x $gpu"
+# NVLink multicast needs rights over the whole host, which a container may lack.
+export NCCL_NVLS_ENABLE=${NCCL_NVLS_ENABLE:-0}
 
 gpu_programs() { # names of the programs of a configured build
-  ctest --test-dir "$build" -N -L "$label" | sed -n 's/^ *Test *#[0-9]*: //p'
+  ctest --test-dir "$build" -N -L "$label" |
+    sed -n '/^ *Test *#[0-9]*: /{s///;s/\.np[0-9]*$//;p}'
 }
 
 build_here() {
@@ -134,12 +139,19 @@ sanitize() {
 }
 
 results=build/gpu-results
+ranks=1
 measure() { # measure NAME MODEL ARGUMENTS...: counts as one case
-  local name=$1 model=$2
+  local name=$1 model=$2 launcher=()
   shift 2
   echo "-- bench $name"
-  if "$build/rankwise" bench "$@" --device cuda --model "tests/bench/shapes/$model.json" --rank 16 \
-    --output "$results/$name.json" | tee "$results/$name.txt"; then
+  if [[ $ranks -gt $gpu_count ]]; then
+    echo "   bench $name: needs $ranks GPUs" | tee -a "$logs/skipped.txt"
+    skipped=$((skipped + 1))
+    return
+  fi
+  [[ $ranks -eq 1 ]] || launcher=(mpirun -np "$ranks")
+  if "${launcher[@]}" "$build/rankwise" bench "$@" --device cuda --rank 16 \
+    --model "tests/bench/shapes/$model.json" --output "$results/$name.json" | tee "$results/$name.txt"; then
     passed=$((passed + 1))
   else
     echo "   bench $name: FAILED"
@@ -160,6 +172,7 @@ measure_all() {
   measure step_8b_nf4 llama3_8b step --batch 2 --tokens 4096 "${step[@]}"
   measure step_13b_nf4 llama_13b step --batch 4 --tokens 2048 "${step[@]}"
   measure step_65b_nf4 llama_65b step --batch 2 --tokens 2048 "${step[@]}"
+  ranks=2 measure allreduce llama_7b allreduce "${quick[@]}"
 }
 
 if [[ -z $build ]]; then

@@ -58,8 +58,8 @@ ring() {  # ring PRESET LABEL
 build_cuda() {  # the program, and the tests that need a GPU to run (tests/gpu.sh)
   quietly "$logs/cuda-configure.log" cmake --preset cuda-release -D RANKWISE_BENCH=OFF || return 1
   local targets
-  mapfile -t targets < <(ctest --preset cuda-release -N -L '^gpu$' |
-    sed -n 's/^ *Test *#[0-9]*: //p')
+  mapfile -t targets < <(ctest --preset cuda-release -N -L '^gpu2?$' |
+    sed -n '/^ *Test *#[0-9]*: /{s///;s/\.np[0-9]*$//;p}')
   [[ ${#targets[@]} -gt 0 ]] || return 1
   quietly "$logs/cuda-build.log" \
     cmake --build --preset cuda-release -j "$jobs" --target rankwise "${targets[@]}"

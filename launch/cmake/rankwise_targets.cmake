@@ -36,7 +36,7 @@ endif()
 
 # rankwise_test(FILE [RANKS n...] [LABELS l...] DEPENDS target...): one program per test file. With
 # RANKS the same program also runs under mpirun once per count. LABELS: fast (default), parity,
-# distributed, slow.
+# distributed, end_to_end; gpu and gpu2 (tests/gpu.sh).
 function(rankwise_test file)
   cmake_parse_arguments(ARG "" "TIMEOUT" "RANKS;LABELS;DEPENDS" ${ARGN})
   file(RELATIVE_PATH relative ${PROJECT_SOURCE_DIR}/tests ${CMAKE_CURRENT_SOURCE_DIR}/${file})
@@ -66,6 +66,9 @@ function(rankwise_test file)
       WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
     set_tests_properties(${name}.np${ranks} PROPERTIES LABELS "${ARG_LABELS}"
       TIMEOUT ${ARG_TIMEOUT} PROCESSORS 2 ENVIRONMENT "${RANKWISE_TEST_ENVIRONMENT}")
+    if(ARG_LABELS STREQUAL gpu2)
+      set_tests_properties(${name}.np${ranks} PROPERTIES RESOURCE_LOCK gpu)
+    endif()
   endforeach()
 endfunction()
 

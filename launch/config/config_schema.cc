@@ -154,6 +154,10 @@ void visit_reporting(TrainConfig& config, ConfigVisitor& visitor) {
   visitor.section({"log", "console and metrics files"}, [&] {
     visitor.leaf({"every", "steps between lines"}, IntegerLeaf(config.log.every, kAtLeastOne));
   });
+  visitor.section({"guard", "what ends a run that gets nowhere"}, [&] {
+    visitor.leaf({"hang_seconds", "several ranks: most time for one operation; 0: any time"},
+                 IntegerLeaf(config.guard.hang_seconds, {.min = 0, .max = 86'400}));
+  });
 }
 
 }  // namespace
@@ -174,8 +178,14 @@ void visit_config(TrainConfig& config, ConfigVisitor& visitor) {
   visitor.section({"optim", "optimizer and learning rate"},
                   [&] { visit_optim(config.optim, visitor); });
   visitor.section({"parallel", "data degree = ranks / tensor"}, [&] {
-    visitor.leaf({"tensor", "ranks that share one copy of the model; this version: 1"},
-                 IntegerLeaf(config.parallel.tensor, {.min = 1, .max = 1}));
+    visitor.leaf({"tensor",
+                  "ranks that share one copy of the model: each holds a part of every "
+                  "matrix; divides the number of attention heads"},
+                 IntegerLeaf(config.parallel.tensor, {.min = 1}));
+    visitor.leaf({"shard_base",
+                  "data: the 4-bit base is split over the data ranks too, and gathered "
+                  "block by block"},
+                 ChoiceLeaf<bool>(config.parallel.shard_base, {{"none", false}, {"data", true}}));
   });
   visit_reporting(config, visitor);
 }

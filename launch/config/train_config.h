@@ -95,6 +95,7 @@ struct OptimSection {
 
 struct ParallelSection {
   int64_t tensor = 1;
+  bool shard_base = false;  // over the data ranks
   bool operator==(const ParallelSection&) const = default;
 };
 
@@ -114,6 +115,11 @@ struct LogSection {
   bool operator==(const LogSection&) const = default;
 };
 
+struct GuardSection {
+  int64_t hang_seconds = 300;  // PeerMonitor's deadline; 0: none
+  bool operator==(const GuardSection&) const = default;
+};
+
 struct TrainConfig {
   DeviceChoice device = DeviceChoice::kAuto;
   ModelSection model;
@@ -125,6 +131,7 @@ struct TrainConfig {
   EvalSection eval;
   CheckpointSection checkpoint;
   LogSection log;
+  GuardSection guard;
   bool operator==(const TrainConfig&) const = default;
 };
 

@@ -19,11 +19,10 @@ namespace {
 
 using Benchmark = std::vector<BenchmarkRow> (*)(const BenchmarkShape&, const BenchmarkCeiling&);
 
-constexpr std::pair<const char*, Benchmark> kBenchmarks[] = {{"matmul", benchmark_matmul},
-                                                             {"nf4", benchmark_nf4},
-                                                             {"attention", benchmark_attention},
-                                                             {"step", benchmark_step},
-                                                             {"kernels", benchmark_kernels}};
+constexpr std::pair<const char*, Benchmark> kBenchmarks[] = {
+    {"matmul", benchmark_matmul},       {"nf4", benchmark_nf4},
+    {"attention", benchmark_attention}, {"step", benchmark_step},
+    {"kernels", benchmark_kernels},     {"allreduce", benchmark_allreduce}};
 
 Json small_llama() {
   return {{"model_type", "llama"},    {"vocab_size", 1024},     {"hidden_size", 256},
@@ -53,15 +52,15 @@ class BenchVerb : public Verb {
  public:
   std::string name() const override { return "bench"; }
   std::string help() const override {
-    return "measured rates of matmul, nf4, attention and a training step beside this machine's "
-           "ceiling";
+    return "measured rates of matmul, nf4, attention, a training step and all-reduce beside this "
+           "machine's ceiling";
   }
   void add_options(CLI::App& app) override {
     std::vector<std::string> names;
     for (const auto& [name, run] : kBenchmarks) names.emplace_back(name);
     app.add_option("what", what_,
-                   "matmul, nf4, attention, step, kernels (of a step, one by one); all when none "
-                   "is given")
+                   "matmul, nf4, attention, step, kernels (of a step, one by one), allreduce (and "
+                   "all-gather, over several ranks); all when none is given")
         ->check(CLI::IsMember(names));
     app.add_option("--model", model_,
                    "config.json or its folder (random weights); default: hidden 256, 4 layers");
@@ -70,6 +69,9 @@ class BenchVerb : public Verb {
     app.add_option("--rank", rank_, "LoRA rank")->check(CLI::PositiveNumber);
     app.add_option("--quant", quant_, "base weights of the step")
         ->check(CLI::IsMember({"none", "nf4"}));
+    app.add_option("--tensor", tensor_, "of the ranks of a step, those that share the model")
+        ->check(CLI::PositiveNumber);
+    app.add_flag("--shard-base", shard_base_, "the step's NF4 base is split over data ranks");
     app.add_option("--recompute", recompute_, "what the step computes again to save memory")
         ->check(CLI::IsMember({"none", "selective", "full"}));
     app.add_option("--device", device_, "where to compute")
@@ -82,11 +84,14 @@ class BenchVerb : public Verb {
   }
 
   int run(VerbContext& context) override {
-    const BenchmarkShape shape = make_shape(context.world.size());
+    const BenchmarkShape shape = make_shape(context);
     const BenchmarkCeiling ceiling = measure_ceiling(shape);
     std::vector<BenchmarkRow> rows;
     for (const auto& [name, benchmark] : kBenchmarks) {
-      if (!what_.empty() && std::ranges::find(what_, name) == what_.end()) continue;
+      const bool wanted = what_.empty()
+                              ? benchmark != benchmark_allreduce || shape.world->size() > 1
+                              : std::ranges::find(what_, name) != what_.end();
+      if (!wanted) continue;
       for (BenchmarkRow& row : benchmark(shape, ceiling)) rows.push_back(std::move(row));
     }
     const std::string report = describe(shape, ceiling, rows).dump(2) + "\n";
@@ -100,7 +105,7 @@ class BenchVerb : public Verb {
   }
 
  private:
-  BenchmarkShape make_shape(int ranks) const {
+  BenchmarkShape make_shape(const VerbContext& context) const {
     static const std::map<std::string, DeviceChoice> kDevices = {
         {"auto", DeviceChoice::kAuto}, {"cpu", DeviceChoice::kCpu}, {"cuda", DeviceChoice::kCuda}};
     static const std::map<std::string, ComputeType> kTypes = {
@@ -111,7 +116,7 @@ class BenchVerb : public Verb {
         {"full", Recompute::kFull}};
     BenchmarkShape shape;
     shape.model = read_model_config(model_);
-    shape.device = choose_device(kDevices.at(device_), ranks);
+    shape.device = choose_device(kDevices.at(device_), context.world, context.local_rank);
     shape.compute = choose_compute(kTypes.at(compute_), shape.device);
     shape.tokens = tokens_;
     shape.batch = batch_;
@@ -119,6 +124,9 @@ class BenchVerb : public Verb {
     shape.quantize_nf4 = quant_ == "nf4";
     shape.recompute = kRecompute.at(recompute_);
     shape.seconds = seconds_;
+    shape.world = &context.world;
+    shape.tensor = tensor_;
+    shape.shard_base = shard_base_;
     return shape;
   }
 
@@ -134,9 +142,13 @@ class BenchVerb : public Verb {
                        "us (median)", "median", "best", "ceiling", "share", "",
                        whole_step ? "   calls  of step" : "");
     for (const BenchmarkRow& row : rows) {
-      out << fmt::format("{:<{}}{:>12.1f}{:>10.2f}{:>10.2f}{:>10.2f}{:>7.0f}% {:<8}",
+      const std::string ceiling_and_share =
+          row.ceiling > 0.0
+              ? fmt::format("{:>10.2f}{:>7.0f}%", row.ceiling, 100.0 * row.median / row.ceiling)
+              : fmt::format("{:>10}{:>8}", "-", "");
+      out << fmt::format("{:<{}}{:>12.1f}{:>10.2f}{:>10.2f}{} {:<8}",
                          (row.part ? "  - " : "") + row.name, width, row.microseconds, row.median,
-                         row.best, row.ceiling, 100.0 * row.median / row.ceiling, row.unit);
+                         row.best, ceiling_and_share, row.unit);
       if (row.calls_per_step) {
         out << fmt::format("{:>8.4g}{:>8.1f}%{}", *row.calls_per_step, 100.0 * *row.step_share,
                            row.part ? " (in it)" : "");
@@ -153,17 +165,21 @@ class BenchVerb : public Verb {
                       {"unit", row.unit},
                       {"median", row.median},
                       {"best", row.best},
-                      {"ceiling", row.ceiling},
+                      {"ceiling", row.ceiling > 0.0 ? Json(row.ceiling) : Json()},
                       {"microseconds", row.microseconds},
                       {"calls_per_step", or_null(row.calls_per_step)},
                       {"step_share", or_null(row.step_share)},
                       {"part", row.part},
                       {"tokens_per_s", or_null(row.tokens_per_s)},
-                      {"peak_bytes", or_null(row.peak_bytes)}});
+                      {"peak_bytes", or_null(row.peak_bytes)},
+                      {"wire_bytes", or_null(row.wire_bytes)}});
     }
     return {{"program", program_version()},
             {"machine", ceiling.machine},
             {"device", to_string(shape.device)},
+            {"ranks", shape.world->size()},
+            {"tensor", shape.tensor},
+            {"shard_base", shape.shard_base},
             {"compute", shape.compute == DType::kBF16 ? "bf16" : "fp32"},
             {"model", model_.empty() ? "default" : model_},
             {"layers", shape.model.num_hidden_layers},
@@ -187,6 +203,8 @@ class BenchVerb : public Verb {
   std::string device_ = "auto";
   std::string compute_ = "auto";
   double seconds_ = 1.0;
+  int64_t tensor_ = 1;
+  bool shard_base_ = false;
   bool json_ = false;
   std::string output_;
 };

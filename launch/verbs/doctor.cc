@@ -13,6 +13,7 @@
 #include "launch/machine.h"
 #include "launch/progress_line.h"
 #include "launch/version.h"
+#include "parallel/nccl_communicator.h"
 #include "runtime/device.h"
 #include "runtime/errors.h"
 
@@ -71,6 +72,9 @@ std::vector<std::string> advice(const MachineReport& machine) {
   } else if (!machine.gpus.empty() && !(kHasCudnn && machine.has_libcudnn)) {
     lines.emplace_back(kHasCudnn ? "libcudnn.so.9 is not found: attention runs on slower kernels"
                                  : "built without cuDNN: attention runs on slower kernels");
+  }
+  if (gpu_count() > 1 && !kHasNccl) {
+    lines.emplace_back("built without NCCL: a run uses one GPU; install NCCL and build again");
   }
   if (kHasCuda && !machine.gpus.empty() && gpu_count() == 0) {
     lines.push_back(fmt::format(

@@ -51,14 +51,15 @@ class EvaluateVerb : public Verb {
 
   int run(VerbContext& context) override {
     const TrainConfig config = load_train_config(run_, overrides_);
+    context.set_hang_deadline(config.guard.hang_seconds);
     if (config.data.eval.empty()) throw ConfigError("data.eval: nothing to evaluate on");
     if (!logits_.empty() && context.world.size() > 1) {
       throw ConfigError("--logits: logits are written by one rank; start evaluate without mpirun");
     }
 
-    const Device device = choose_device(config.device, context.world.size());
+    const Device device = choose_device(config.device, context.world, context.local_rank);
     const DType compute = choose_compute(config.model.compute, device);
-    const DeviceMesh mesh(context.world, static_cast<int>(config.parallel.tensor));
+    const DeviceMesh mesh(context.world, static_cast<int>(config.parallel.tensor), device);
     const ModelFiles files = open_base(config);
     const TrainingData data = load_training_data(config, files, DataParts::kEval);
     // The adapt rules of the run do not matter: the base is evaluated, with the adapter if any.

@@ -152,7 +152,8 @@ std::vector<std::string> read_prompts(const std::string& path) {
 void generate_text(const GenerateTextOptions& options,
                    const std::function<void(size_t, const std::string&)>& emit) {
   check(options.sampling);
-  const Device device = choose_device(options.device, /*ranks=*/1);
+  const auto alone = make_single_communicator();
+  const Device device = choose_device(options.device, *alone, /*local_rank=*/0);
   const DType compute = choose_compute(options.compute, device);
   const ModelFiles files = open_model(options.model);
   const std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(files);
@@ -163,7 +164,6 @@ void generate_text(const GenerateTextOptions& options,
   }
   GenerateOptions sampling = options.sampling;
   sampling.stop_ids = stop_ids(files, *tokenizer);
-  const auto alone = make_single_communicator();
   const DeviceMesh mesh(*alone, 1);
   InferenceModel loaded(files,
                         {.adapter = options.adapter,

@@ -29,8 +29,8 @@ class StoreBuilder {
     const Tensor weight = arena_.allocate("tensor", DType::kF32, shape);
     files_.weights->read(name, weight);
     const DType source_dtype = files_.weights->dtype(name);
-    QuantizedTensor quantized =
-        allocate_nf4(shape, options_.double_quant, source_dtype, arena_, "tensor");
+    QuantizedTensor quantized = allocate_nf4(MatrixSlice::all(shape), options_.double_quant,
+                                             source_dtype, arena_, "tensor");
     quantize_nf4(quantized, weight, stream_);
     add_error(name, weight, quantized);
     writer_.add(name, quantized);

@@ -25,10 +25,12 @@ class TrainVerb : public Verb {
 
   int run(VerbContext& context) override {
     const TrainConfig config = load_train_config(run_, overrides_);
+    context.set_hang_deadline(config.guard.hang_seconds);
     if (print_config_) {
       context.out << rankwise::print_config(config);
       return static_cast<int>(ExitCode::kDone);
     }
+    context.world.activity().report("read model and data", kFilePatience);
     TrainingRun training(config, context);
     if (dry_run_) {
       training.require_free_folder(overwrite_);

@@ -2,6 +2,8 @@
 // Verb: one subcommand of the program, and the table of all of them.
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <iosfwd>
 #include <memory>
 #include <string>
@@ -22,6 +24,8 @@ struct VerbContext {
   int local_size = 1;
   std::string host;
   std::ostream& out;  // the console of rank 0; other ranks' writes go nowhere
+  // guard.hang_seconds of the run's configuration, once it is read.
+  std::function<void(int64_t seconds)> set_hang_deadline = [](int64_t) {};
 };
 
 class Verb {

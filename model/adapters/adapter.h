@@ -17,9 +17,22 @@ namespace rankwise {
 // Where an adapter sits: module path without ".weight", e.g. "model.layers.0.self_attn.q_proj".
 struct LinearSite {
   std::string module;
-  int64_t in_features = 0;
-  int64_t out_features = 0;
-  ShardSpec weight_spec;  // placement of the base weight (out, in)
+  int64_t in_features = 0;   // of the whole layer
+  int64_t out_features = 0;  // likewise
+  ShardSpec weight_spec;     // placement of the base weight (out, in)
+  int tensor_rank = 0;
+  int tensor_size = 1;
+
+  // The part of the base weight that this rank holds: its activations have so many columns.
+  MatrixSlice slice() const {
+    return weight_spec.slice({out_features, in_features}, tensor_rank, tensor_size, module);
+  }
+  // The layer's outputs on this rank are summands: the tensor ranks add them up.
+  bool sums_outputs() const { return tensor_size > 1 && weight_spec == ShardSpec::sharded(1); }
+  // Every rank's part of the gradient of the inputs is a summand.
+  bool sums_input_gradients() const {
+    return tensor_size > 1 && weight_spec.kind == ShardSpec::Kind::kSharded && weight_spec.dim == 0;
+  }
 };
 
 // What forward keeps for backward; each adapter derives its own and casts it back.
@@ -27,10 +40,11 @@ struct AdapterSaved {
   virtual ~AdapterSaved() = default;
 };
 
-// y += scale * (x a^T) b^T with a (rank, in), b (out, rank).
+// y += scale * (x a^T) b^T with a (rank, in), b (out, rank): this rank's slices of the replicated
+// matrices, and of their gradients where those exist.
 struct LowRankTerm {
-  Parameter* a = nullptr;
-  Parameter* b = nullptr;
+  Tensor a, b;
+  Tensor da, db;
   float scale = 0.0f;
 };
 
@@ -42,7 +56,8 @@ class Adapter {
   // computes it together with its base weight, and forward and backward are not called.
   virtual std::optional<LowRankTerm> low_rank_term(const ForwardContext& context) = 0;
 
-  // y (T, out) += the adapter's contribution for x (T, in).
+  // y (T, out) += the adapter's contribution for x (T, in), both this rank's columns. With split
+  // inputs that is a summand, as the base weight's contribution is.
   virtual std::unique_ptr<AdapterSaved> forward(const Tensor& y, const Tensor& x,
                                                 ForwardContext& context) const = 0;
   // Accumulates the gradients of the adapter's parameters and adds its part to dx (T, in); dx may

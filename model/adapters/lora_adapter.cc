@@ -35,11 +35,17 @@ void fill_kaiming_uniform(const Tensor& a, const std::string& module, uint64_t s
   upload(a, values.data(), stream);
 }
 
-// An adapter's matrix in the type of the activations.
+// A slice of an adapter's matrix in the type of the activations.
 Tensor in_compute_type(const Tensor& x, ForwardContext& context) {
   if (x.dtype() == context.compute) return x;
   const Tensor out = context.allocate_workspace(context.compute, x.shape());
-  cast(out, x, *context.stream);
+  if (x.is_contiguous()) {
+    cast(out, x, *context.stream);
+    return out;
+  }
+  const Tensor packed = context.allocate_workspace(x.dtype(), x.shape());
+  copy(packed, x, *context.stream);
+  cast(out, packed, *context.stream);
   return out;
 }
 
@@ -63,17 +69,31 @@ bool LoraAdapter::drops(const ForwardContext& context) const {
   return context.training && options_.dropout > 0.0f;
 }
 
-// In place when y is x. Masks are a function of the token's place in the global batch, so that
-// recomputation, accumulation and ranks see the same ones.
+// In place when y is x. Masks are a function of the token's place in the global batch and of the
+// input's place in the whole layer, so that recomputation, accumulation and ranks see the same
+// ones.
 void LoraAdapter::apply_dropout(const Tensor& y, const Tensor& x, ForwardContext& context) const {
   const Rng rng(context.seed, site_.module + ".dropout", context.step);
-  const auto first = static_cast<uint64_t>(context.first_token * site_.in_features);
-  dropout(y, x, options_.dropout, rng, first, *context.stream);
+  const int64_t first = context.first_token * site_.in_features + site_.slice().column_begin;
+  dropout(y, x, options_.dropout, rng, {static_cast<uint64_t>(first), site_.in_features},
+          *context.stream);
+}
+
+LowRankTerm LoraAdapter::term() const {
+  const MatrixSlice slice = site_.slice();
+  const auto inputs = [&](const Tensor& a) {
+    return a.defined() ? a.columns(slice.column_begin, slice.column_end) : a;
+  };
+  const auto outputs = [&](const Tensor& b) {
+    return b.defined() ? b.rows(slice.row_begin, slice.row_end) : b;
+  };
+  return {inputs(a_.dense()), outputs(b_.dense()), inputs(a_.gradient), outputs(b_.gradient),
+          scale_};
 }
 
 std::optional<LowRankTerm> LoraAdapter::low_rank_term(const ForwardContext& context) {
   if (drops(context)) return std::nullopt;
-  return LowRankTerm{&a_, &b_, scale_};
+  return term();
 }
 
 std::unique_ptr<AdapterSaved> LoraAdapter::forward(const Tensor& y, const Tensor& x,
@@ -83,9 +103,10 @@ std::unique_ptr<AdapterSaved> LoraAdapter::forward(const Tensor& y, const Tensor
   const auto scope = context.arena->scope("workspace");
   const Tensor input = context.allocate_workspace(context.compute, x.shape());
   apply_dropout(input, x, context);
-  matmul(saved->down, input, in_compute_type(a_.dense(), context), {.transpose_b = true},
+  const LowRankTerm slice = term();
+  matmul(saved->down, input, in_compute_type(slice.a, context), {.transpose_b = true},
          *context.stream);
-  matmul(y, saved->down, in_compute_type(b_.dense(), context),
+  matmul(y, saved->down, in_compute_type(slice.b, context),
          {.transpose_b = true, .alpha = scale_, .beta = 1.0f}, *context.stream);
   return saved;
 }
@@ -95,14 +116,15 @@ void LoraAdapter::backward(const Tensor& dx, const Tensor& dy, const Tensor& x,
   Stream& stream = *context.stream;
   const Tensor& down = static_cast<const LoraSaved&>(saved).down;
   const auto scope = context.arena->scope("workspace");
+  const LowRankTerm slice = term();
   const Tensor ddown = context.allocate_workspace(context.compute, down.shape());  // (T, rank)
-  matmul(ddown, dy, in_compute_type(b_.dense(), context), {.alpha = scale_}, stream);
-  matmul(b_.gradient, dy, down, {.transpose_a = true, .alpha = scale_, .beta = 1.0f}, stream);
+  matmul(ddown, dy, in_compute_type(slice.b, context), {.alpha = scale_}, stream);
+  matmul(slice.db, dy, down, {.transpose_a = true, .alpha = scale_, .beta = 1.0f}, stream);
   const Tensor full = context.allocate_workspace(context.compute, x.shape());
   apply_dropout(full, x, context);
-  linear_backward_weight(a_.gradient, ddown, full, stream);
+  matmul(slice.da, ddown, full, {.transpose_a = true, .beta = 1.0f}, stream);
   if (!dx.defined()) return;
-  matmul(full, ddown, in_compute_type(a_.dense(), context), {}, stream);
+  matmul(full, ddown, in_compute_type(slice.a, context), {}, stream);
   apply_dropout(full, full, context);
   add(dx, full, stream);
 }

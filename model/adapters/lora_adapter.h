@@ -34,6 +34,7 @@ class LoraAdapter : public Adapter {
 
  private:
   bool drops(const ForwardContext& context) const;
+  LowRankTerm term() const;
   void apply_dropout(const Tensor& y, const Tensor& x, ForwardContext& context) const;
 
   LinearSite site_;

@@ -78,7 +78,7 @@ void verify_tensors(const std::string& folder, const std::vector<NamedTensor>& t
   for (const NamedTensor& expected : tensors) {
     const SafetensorsEntry& entry = file.at(expected.name);
     check_shape(file, entry, expected.tensor.shape());
-    const std::span<const std::byte> bytes = file.bytes(entry);
+    const std::vector<std::byte> bytes = file.read_bytes(entry);
     if (std::memcmp(bytes.data(), expected.tensor.raw(), bytes.size()) != 0) {
       throw DiskError(fmt::format("{}: tensor {} reads back differently", file.path(), entry.name));
     }

@@ -59,7 +59,7 @@ BENCHMARK(elementwise_sum_of_squares);
 void elementwise_dropout(benchmark::State& state) {
   Call c;
   const Rng rng(1, "dropout");
-  for (auto _ : state) dropout(c.y, c.x, 0.1f, rng, 0, c.stream);
+  for (auto _ : state) dropout(c.y, c.x, 0.1f, rng, {0, 256}, c.stream);
   bench::count_bytes(state, bytes(c, 2.0));
 }
 BENCHMARK(elementwise_dropout);

@@ -20,14 +20,14 @@ struct Call {
 
 void embedding_forward(benchmark::State& state) {
   Call c;
-  for (auto _ : state) embedding(c.y, c.ids, c.table, c.stream);
+  for (auto _ : state) embedding(c.y, c.ids, c.table, 0, c.stream);
   bench::count_bytes(state, 2.0 * static_cast<double>(c.y.bytes()));  // reads rows, writes y
 }
 BENCHMARK(embedding_forward);
 
 void embedding_backward(benchmark::State& state) {
   Call c;
-  for (auto _ : state) embedding_backward(c.table, c.y, c.ids, c.stream);
+  for (auto _ : state) embedding_backward(c.table, c.y, c.ids, 0, c.stream);
   bench::count_bytes(state, 3.0 * static_cast<double>(c.y.bytes()));  // reads 2, writes 1
 }
 BENCHMARK(embedding_backward);

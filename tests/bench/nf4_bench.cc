@@ -20,7 +20,7 @@ struct Layer {
     fill(w, 1);
     fill(x, 2);
     fill(y, 3);
-    q = allocate_nf4(w.shape(), true, DType::kF32, arena, "bench");
+    q = allocate_nf4(MatrixSlice::all(w.shape()), true, DType::kF32, arena, "bench");
     quantize_nf4(q, w, stream);
   }
 

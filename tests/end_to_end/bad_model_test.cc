@@ -197,8 +197,8 @@ TEST_P(BadModel, EndsWithCodeFourAndOneLineThatNamesTheCulprit) {
   const std::string model = write_tiny_model(scratch, "model");
   const std::string adapter = write_tiny_adapter(scratch, "adapter");
   GetParam().damage(scratch);
-  const ProgramResult result = run_rankwise(
-      {"generate", model, "--device", "cpu", "--adapter", adapter, "--prompt", "ab", "--max-new-tokens", "2"});
+  const ProgramResult result = run_rankwise({"generate", model, "--device", "cpu", "--adapter",
+                                             adapter, "--prompt", "ab", "--max-new-tokens", "2"});
   EXPECT_EQ(result.exit_code, 4);
   EXPECT_EQ(result.output, "");
   EXPECT_EQ(std::ranges::count(result.errors, '\n'), 1) << result.errors;
@@ -218,8 +218,8 @@ TEST(BadModel, TheUndamagedFoldersWork) {
   const ScratchFolder scratch;
   const std::string model = write_tiny_model(scratch, "model");
   const std::string adapter = write_tiny_adapter(scratch, "adapter");
-  const ProgramResult result = run_rankwise(
-      {"generate", model, "--device", "cpu", "--adapter", adapter, "--prompt", "ab", "--max-new-tokens", "2"});
+  const ProgramResult result = run_rankwise({"generate", model, "--device", "cpu", "--adapter",
+                                             adapter, "--prompt", "ab", "--max-new-tokens", "2"});
   EXPECT_EQ(result.exit_code, 0) << result.errors;
 }
 

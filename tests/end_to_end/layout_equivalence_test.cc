@@ -93,6 +93,55 @@ TEST(LayoutEquivalence, FullTrainingIsTheSameOnTwoRanks) {
   expect_close(train_on_threads(config, 2), train_alone(config));
 }
 
+std::vector<std::string> with(std::vector<std::string> overrides, const std::string& one_more) {
+  overrides.push_back(one_more);
+  return overrides;
+}
+
+TEST(LayoutEquivalence, TensorRanksGiveTheSameLosses) {
+  const SmallRun run;
+  for (const std::vector<std::string>& base : {std::vector<std::string>{},
+                                               {"model.quant=nf4"},
+                                               {"adapt.0.dropout=0.2"},
+                                               {"model.quant=nf4", "train.recompute=full"}}) {
+    const SmallRunResult alone = train_alone(run.config(base));
+    expect_close(train_on_threads(run.config(with(base, "parallel.tensor=2")), 2), alone);
+    expect_close(train_on_threads(run.config(with(base, "parallel.tensor=2")), 4), alone);
+    expect_close(train_on_threads(run.config(with(base, "parallel.tensor=4")), 4), alone);
+  }
+}
+
+TEST(LayoutEquivalence, FullTrainingIsTheSameOnTensorRanks) {
+  const SmallRun run;
+  TrainConfig config = run.config();
+  AdaptRule rule;
+  rule.match = {"*"};
+  rule.method = AdaptMethod::kFull;
+  config.adapt = {rule};
+  const SmallRunResult alone = train_alone(config);
+  config.parallel.tensor = 2;
+  expect_close(train_on_threads(config, 2), alone);
+  expect_close(train_on_threads(config, 4), alone);
+}
+
+TEST(LayoutEquivalence, BaseSplitOverDataRanksGivesTheSameBits) {
+  const SmallRun run;
+  for (const char* recompute : {"train.recompute=none", "train.recompute=full"}) {
+    const std::vector<std::string> base = {"model.quant=nf4", recompute};
+    const std::vector<std::string> split = with(base, "parallel.shard_base=data");
+    for (const int ranks : {2, 3, 4}) {
+      SCOPED_TRACE(ranks);
+      const std::string batch = fmt::format("train.global_batch={}", ranks * 2);
+      const SmallRunResult whole = train_on_threads(run.config(with(base, batch)), ranks);
+      const SmallRunResult parts = train_on_threads(run.config(with(split, batch)), ranks);
+      EXPECT_EQ(parts.losses, whole.losses);
+      EXPECT_EQ(parts.adapter, whole.adapter);
+    }
+    const SmallRunResult mixed = train_on_threads(run.config(with(split, "parallel.tensor=2")), 4);
+    expect_close(mixed, train_alone(run.config(base)));
+  }
+}
+
 TEST(LayoutEquivalence, SameRunTwiceIsTheSameBitForBit) {
   const SmallRun run;
   EXPECT_EQ(train_alone(run.config()).adapter, train_alone(run.config()).adapter);

@@ -3,9 +3,11 @@
 
 #include <gtest/gtest.h>
 
-#include <mutex>
+#include <span>
 
+#include "runtime/io/sha256.h"
 #include "runtime/rng.h"
+#include "runtime/transfer.h"
 
 namespace rankwise::testing {
 
@@ -61,15 +63,31 @@ checkpoint: {{dir: {0}/run}}
   return parse_train_config(yaml, "small_run", overrides);
 }
 
-SmallRunResult train(const TrainConfig& config, Communicator& world) {
-  const DeviceMesh mesh(world, 1);
-  const ModelFiles files =
-      open_untrained_model(config.model.path, static_cast<uint64_t>(config.train.seed));
+namespace {
+
+// What every rank holds whole: adapters, and of the base what is not split.
+std::vector<float> replicated_weights(CausalLm& model, Stream& stream) {
+  std::vector<float> out;
+  for (const Parameter* parameter : model.trained_parameters()) {
+    const bool split = parameter->spec.kind == ShardSpec::Kind::kSharded;
+    if (split && model.mesh().tensor().size() > 1) continue;
+    const Tensor& weight = parameter->dense();
+    out.resize(out.size() + static_cast<size_t>(weight.numel()));
+    download(out.data() + out.size() - static_cast<size_t>(weight.numel()), weight, stream);
+  }
+  return out;
+}
+
+}  // namespace
+
+SmallRunResult train(const TrainConfig& config, Communicator& world, Device device) {
+  const DeviceMesh mesh(world, static_cast<int>(config.parallel.tensor), device);
+  const ModelFiles files = open_base(config);
   const Adaptation adaptation(config, files.config);
   const TrainingData data = load_training_data(config, files, DataParts::kTrainAndEval);
   DataLoader loader = make_loader(config, data.train, mesh);
-  Arena arena;
-  Stream stream;
+  Arena arena(device);
+  Stream stream(device);
   const int64_t steps = total_steps(config, loader);
   Trainer trainer(config, files, adaptation, mesh, arena, stream, steps);
   SmallRunResult result;
@@ -77,11 +95,11 @@ SmallRunResult train(const TrainConfig& config, Communicator& world) {
     const StepMeasurement measurement = trainer.train_step(step, loader.next_step());
     result.losses.push_back(measurement.loss);
     result.norms.push_back(measurement.gradient_norm);
-  }
-  for (const Parameter* parameter : trainer.model().trained_parameters()) {
-    const Tensor& weight = parameter->dense();
-    result.adapter.insert(result.adapter.end(), weight.data<float>(),
-                          weight.data<float>() + weight.numel());
+    result.adapter = replicated_weights(trainer.model(), stream);
+    const std::string digest = sha256_hex(std::as_bytes(std::span(result.adapter)));
+    for (const std::string& other : world.gather_text(digest, "digests of the adapters")) {
+      EXPECT_EQ(other, digest) << "replicas differ after step " << step + 1;
+    }
   }
   return result;
 }

@@ -39,11 +39,12 @@ class SmallRun {
 struct SmallRunResult {
   std::vector<double> losses;
   std::vector<double> norms;
-  std::vector<float> adapter;  // all adapter weights after the last step
+  std::vector<float> adapter;  // all replicated weights after the last step
 };
 
-// Trains on `world` and returns this rank's view.
-SmallRunResult train(const TrainConfig& config, Communicator& world);
+// Trains on `world` and returns this rank's view, after checking in every step that all ranks hold
+// the same replicated weights, bit for bit.
+SmallRunResult train(const TrainConfig& config, Communicator& world, Device device = {});
 // On `ranks` threads; rank 0's view, after checking that every rank holds the same adapter bits.
 SmallRunResult train_on_threads(const TrainConfig& config, int ranks);
 

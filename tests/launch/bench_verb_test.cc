@@ -191,7 +191,7 @@ TEST(DeviceRandomWeights, AreOfTheSizeOfAFreshModel) {
   EXPECT_EQ(norm.data<float>()[255], 1.0f);
   for (const bool double_quant : {false, true}) {
     QuantizedTensor coded =
-        allocate_nf4(dense.shape(), double_quant, DType::kF32, arena, "weights");
+        allocate_nf4(MatrixSlice::all(dense.shape()), double_quant, DType::kF32, arena, "weights");
     ASSERT_TRUE(weights->generate_quantized(name, coded, stream));
     dequantize(dense, coded, stream);
     EXPECT_NEAR(root_mean_square(dense), 0.02, 0.002);

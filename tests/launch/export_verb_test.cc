@@ -46,8 +46,8 @@ TEST(ExportVerb, PeftAdapterComesOutAsItWentIn) {
     const SafetensorsEntry& written = after.at(entry.name);
     EXPECT_EQ(written.shape, entry.shape) << entry.name;
     EXPECT_EQ(written.dtype, entry.dtype) << entry.name;
-    const auto expected = before.bytes(entry);
-    const auto actual = after.bytes(written);
+    const auto expected = before.read_bytes(entry);
+    const auto actual = after.read_bytes(written);
     ASSERT_EQ(actual.size(), expected.size());
     EXPECT_EQ(std::memcmp(actual.data(), expected.data(), expected.size()), 0) << entry.name;
   }

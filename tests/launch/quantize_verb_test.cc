@@ -47,7 +47,8 @@ TEST(QuantizeVerb, StoreHoldsCodesOfTheLinearsAndTheRestUnchanged) {
       ASSERT_EQ(stored.has_value(), name.find("_proj") != std::string::npos) << name;
       EXPECT_EQ(quantized.weights->dtype(name), dtype) << name;
       if (stored) {
-        QuantizedTensor expected = allocate_nf4(shape, true, dtype, arena, "expected");
+        QuantizedTensor expected =
+            allocate_nf4(MatrixSlice::all(shape), true, dtype, arena, "expected");
         quantize_nf4(expected, before, stream);
         EXPECT_EQ(std::memcmp(stored->codes.raw(), expected.codes.raw(),
                               static_cast<size_t>(expected.codes.bytes())),

@@ -196,7 +196,7 @@ TEST(TrainConfig, OptionsOfLaterVersionsAreRefusedNotIgnored) {
     EXPECT_NE(message.find("(available: "), std::string::npos) << message;
   }
   for (const char* option :
-       {"parallel.tensor=2", "parallel.shard_base=data", "guard.nan=stop", "checkpoint.every=10",
+       {"parallel.tensor=0", "parallel.shard_base=tensor", "guard.nan=stop", "checkpoint.every=10",
         "checkpoint.keep=3", "checkpoint.best=true", "log.tensorboard=false",
         "adapt.0.init=default", "adapt.0.adalora={target_rank: 8}", "adapt.0.galore={rank: 8}",
         "train.micro_batch=auto"}) {

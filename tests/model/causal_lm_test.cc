@@ -123,11 +123,11 @@ TEST(CausalLm, NamesTheTensorThatIsMissingOrIllShaped) {
   EXPECT_NE(message.find("(24, 16)"), std::string::npos) << message;
 }
 
-TEST(CausalLm, RefusesASplitOverTensorRanks) {
+TEST(CausalLm, RefusesATensorDegreeThatItsHeadsCannotShare) {
   const ModelConfig config = tiny_config();
-  EXPECT_THROW(run_ranks_as_threads(2,
+  EXPECT_THROW(run_ranks_as_threads(3,
                                     [&](Communicator& world) {
-                                      const DeviceMesh mesh(world, 2);
+                                      const DeviceMesh mesh(world, 3);
                                       Arena arena;
                                       Stream stream;
                                       CausalLm(config, *make_random_weights(config, 1), {}, mesh,

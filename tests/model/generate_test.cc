@@ -52,7 +52,7 @@ void expect_cached_equals_full(const std::vector<float>& cached, const std::vect
 }
 
 TEST_F(Generate, CachedDecodingEqualsAFullForwardPass) {
-  KvCache cache(config, 12, DType::kF32, rig.arena());
+  KvCache cache(config, config.num_key_value_heads, 12, DType::kF32, rig.arena());
   std::vector<int32_t> ids{1, 7, 3, 3, 20};
   expect_cached_equals_full(rig.model().next_token_logits(ids, cache, rig.stream()),
                             last_logits(ids));
@@ -65,7 +65,7 @@ TEST_F(Generate, CachedDecodingEqualsAFullForwardPass) {
 }
 
 TEST_F(WindowedGenerate, CachedDecodingEqualsAFullForwardPass) {
-  KvCache cache(config, 12, DType::kF32, rig.arena());
+  KvCache cache(config, config.num_key_value_heads, 12, DType::kF32, rig.arena());
   std::vector<int32_t> ids{1, 7, 3, 3, 20, 6};
   expect_cached_equals_full(rig.model().next_token_logits(ids, cache, rig.stream()),
                             last_logits(ids));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// TrainingRig: a model, its gradients and AdamW on one rank, stepped by hand as the trainer would.
+// TrainingRig: a model, its gradients and AdamW on one rank of a mesh, stepped by hand as the
+// trainer would.
 #pragma once
 
 #include <cmath>
@@ -33,6 +34,8 @@ struct RigOptions {
   std::function<std::optional<LoraOptions>(const LinearSite&)> lora;
   Arena::Mode arena_mode = Arena::Mode::kReserve;
   Device device;  // of model, gradients and optimizer; what the rig returns is on the host
+  Communicator* world = nullptr;  // null: one rank
+  int tensor = 1;                 // ranks that share the model
 };
 
 inline RigOptions with_lora(const LoraOptions& lora) {
@@ -57,8 +60,8 @@ inline RigOptions everything_trained(float dropout = 0.0f) {
 class TrainingRig {
  public:
   TrainingRig(const ModelConfig& config, const WeightSource& weights, RigOptions options)
-      : world_(make_single_communicator()),
-        mesh_(*world_, 1),
+      : alone_(make_single_communicator()),
+        mesh_(options.world == nullptr ? *alone_ : *options.world, options.tensor),
         arena_(options.device, options.arena_mode),
         host_({}, options.arena_mode),
         stream_(options.device, options.arena_mode == Arena::Mode::kMeasure
@@ -79,6 +82,7 @@ class TrainingRig {
   }
 
   CausalLm& model() { return *model_; }
+  const DeviceMesh& mesh() const { return mesh_; }
   Arena& arena() { return arena_; }
   Stream& stream() { return stream_; }
   GradientReducer& reducer() { return *reducer_; }
@@ -181,7 +185,7 @@ class TrainingRig {
     return {values[0], values[1], values[2]};
   }
 
-  std::unique_ptr<Communicator> world_;
+  std::unique_ptr<Communicator> alone_;
   DeviceMesh mesh_;
   Arena arena_;
   Arena host_;

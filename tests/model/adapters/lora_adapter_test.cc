@@ -24,7 +24,8 @@ class Bench {
  public:
   Bench(int64_t in, int64_t out, const LoraOptions& options, bool training = true)
       : adapter({"model.layers.0.mlp.up_proj", in, out, {}}, options, 42, arena, stream),
-        context(arena, stream, plan_with_seed(7), training, 3) {
+        alone(make_single_communicator()),
+        context(arena, stream, *alone, plan_with_seed(7), training, 3) {
     for (Parameter* parameter : adapter.parameters()) {
       parameter->gradient = zeros(parameter->dense().shape());
     }
@@ -57,6 +58,7 @@ class Bench {
   Arena arena;
   Stream stream;
   LoraAdapter adapter;
+  std::unique_ptr<Communicator> alone;
   ForwardContext context;
 };
 

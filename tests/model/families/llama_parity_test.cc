@@ -70,7 +70,10 @@ class MergedSource : public WeightSource {
                  const Tensor& out) const override {
     std::copy_n(at(name).rows(begin, end).data<float>(), out.numel(), out.data<float>());
   }
-  std::optional<QuantizedTensor> read_quantized(std::string_view, Arena&,
+  void read_elements(std::string_view name, int64_t first, const Tensor& out) const override {
+    std::copy_n(at(name).data<float>() + first, out.numel(), out.data<float>());
+  }
+  std::optional<QuantizedTensor> read_quantized(std::string_view, const MatrixSlice&, Arena&,
                                                 std::string_view) const override {
     return std::nullopt;
   }

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// Ring 4 on real material, for programs that run under mpirun: the golden run of stories260k with a
+// 4-bit base, on any layout of the ranks, against the same run on one of them.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "tests/end_to_end/golden_run.h"
+#include "tests/end_to_end/small_run.h"
+#include "tests/support/test_world.h"
+
+namespace rankwise::testing {
+
+class GoldenLayouts {
+ public:
+  // Called by all ranks; rank 0 writes the files for all.
+  GoldenLayouts() {
+    std::string path;
+    if (world().rank() == 0) path = golden_run(folder_);
+    path_ = world().broadcast_text(path, 0, "path of the run");
+  }
+
+  SmallRunResult alone(const std::vector<std::string>& overrides, Device device = {}) const {
+    const auto one = make_single_communicator();
+    return train(config(overrides), *one, device);
+  }
+
+  // On all ranks. train() compares their adapters after every step.
+  void expect_losses(const SmallRunResult& expected, double relative,
+                     const std::vector<std::string>& overrides, Device device = {}) const {
+    SCOPED_TRACE(fmt::format("{} on {} ranks", fmt::join(overrides, " "), world().size()));
+    const SmallRunResult result = train(config(overrides), world(), device);
+    ASSERT_EQ(expected.losses.size(), 60u);
+    ASSERT_EQ(result.losses.size(), expected.losses.size());
+    double worst = 0.0;
+    for (size_t step = 0; step < expected.losses.size(); ++step) {
+      worst = std::max(worst, std::abs(result.losses[step] / expected.losses[step] - 1.0));
+    }
+    EXPECT_LE(worst, relative);
+    ::testing::Test::RecordProperty("largest_relative_difference", fmt::format("{:.2g}", worst));
+    if (world().rank() == 0) {
+      fmt::print("   {}: losses differ by {:.2g} at most, the last is {:.4f}\n",
+                 fmt::join(overrides, " "), worst, result.losses.back());
+    }
+  }
+
+ private:
+  TrainConfig config(std::vector<std::string> overrides) const {
+    overrides.insert(overrides.end(), {"model.quant=nf4", "train.micro_batch=2"});
+    return load_train_config(path_, overrides);
+  }
+
+  ScratchFolder folder_;
+  std::string path_;
+};
+
+}  // namespace rankwise::testing
