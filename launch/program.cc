@@ -94,6 +94,7 @@ void choose_thread_count(int ranks) {
     std::_Exit(exit_code);
   }).detach();
   world.abort(exit_code);
+  std::_Exit(exit_code);  // gcc does not see that abort() never returns
 }
 
 // What the monitor of the ranks does when the job has to end; on its own thread.

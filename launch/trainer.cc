@@ -49,11 +49,16 @@ Trainer::Trainer(const TrainConfig& config, const ModelFiles& files, const Adapt
 StepMeasurement Trainer::train_step(int64_t step, std::span<const MicroBatch> batches) {
   const auto begin = std::chrono::steady_clock::now();
   const int64_t wire_bytes_before = mesh_->wire_bytes();
-  mesh_->world().activity().report(fmt::format("step {}", step + 1));
+  const std::string name = fmt::format("step {}", step + 1);
+  mesh_->world().activity().report(name);
   StepMeasurement result;
   fill(sums_, 0.0f, *stream_);
   reducer_.begin_step(*stream_);
   for (const MicroBatch& batch : batches) {
+    if (&batch != batches.data()) {
+      const auto done = &batch - batches.data();
+      mesh_->world().activity().report(fmt::format("{}, micro-batch {}", name, done + 1));
+    }
     const Arena::Scope activations = arena_->scope("activations");
     reducer_.begin_micro_batch(batch.trained_tokens, &batch == &batches.back());
     forward_backward(batch, static_cast<uint64_t>(step));

@@ -17,20 +17,29 @@ int slurm_step_tasks() {
   return tasks == nullptr ? 0 : std::atoi(tasks);
 }
 
-// The variables by which Open MPI, PMIx, PMI and SLURM tell a process that it is one rank of a job.
+// The variables by which Open MPI, PMIx and PMI tell a process that it is one rank of a job.
 // This is the one place outside launch that reads the environment: MPI's own initialisation of a
 // lone process starts a daemon, costs up to a second and may print.
 bool started_as_rank() {
   for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"}) {
     if (std::getenv(name) != nullptr) return true;
   }
-  return slurm_step_tasks() > 1;
+  return false;
+}
+
+// Without a process-management plugin every task would train alone and overwrite the others' files.
+[[noreturn]] void refuse_unconnected_tasks() {
+  throw ConfigError(fmt::format(
+      "srun started {} tasks but MPI does not connect them: use srun --mpi=pmix (srun --mpi=list "
+      "shows what this cluster offers) or mpirun",
+      slurm_step_tasks()));
 }
 
 }  // namespace
 
 MpiRuntime::MpiRuntime(int* argc, char*** argv, PeerMonitor::End end) : host_(host_name()) {
   if (!started_as_rank()) {
+    if (slurm_step_tasks() > 1) refuse_unconnected_tasks();
     world_ = make_single_communicator();
     return;
   }
@@ -46,14 +55,7 @@ MpiRuntime::MpiRuntime(int* argc, char*** argv, PeerMonitor::End end) : host_(ho
         "needed (rank {}, host {})",
         provided, static_cast<int>(MPI_THREAD_SERIALIZED), rank, host_));
   }
-  // Without a process-management plugin every task would train alone and overwrite the others'
-  // files.
-  if (world->size() == 1 && slurm_step_tasks() > 1) {
-    throw ConfigError(fmt::format(
-        "srun started {} tasks but MPI connects only 1: use srun --mpi=pmix (srun --mpi=list shows "
-        "what this cluster offers) or mpirun",
-        slurm_step_tasks()));
-  }
+  if (world->size() == 1 && slurm_step_tasks() > 1) refuse_unconnected_tasks();
   MPI_Comm host_comm = MPI_COMM_NULL;
   check_mpi(
       MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &host_comm),
