@@ -45,7 +45,8 @@ class LinearGroup {
   // behind them. x is read only when needs_input_first(). What it leaves in `saved` ends with the
   // caller's workspace.
   void backward_input(const Tensor& dx, const Columns& dys, const Tensor& x,
-                      LinearGroupSaved& saved, ForwardContext& context) const;
+                      LinearGroupSaved& saved, ForwardContext& context,
+                      const RowParts& parts = {}) const;
   // Accumulates the gradients of what is trained here and reports it to the reducer. x may be
   // undefined when !needs_input().
   void backward_weights(const Columns& dys, const Tensor& x, const LinearGroupSaved& saved,
@@ -60,6 +61,7 @@ class LinearGroup {
 
  private:
   std::vector<LowRankLinear> terms(const ForwardContext& context) const;
+  bool computes_all(std::span<const LowRankLinear> terms) const;
 
   std::vector<Linear*> layers_;
 };
