@@ -52,8 +52,7 @@ void check_group(std::string_view op, std::string_view argument, std::span<const
 }  // namespace
 
 void low_rank_linear(std::span<const Tensor> ys, std::span<const Tensor> downs, const Tensor& x,
-                     std::span<const LowRankLinear> layers, const Tensor& addend, Stream& stream,
-                     const RowParts& parts) {
+                     std::span<const LowRankLinear> layers, const Tensor& addend, Stream& stream) {
   constexpr std::string_view kOp = "low_rank_linear";
   RW_ASSERT(x.defined() && x.rank() == 2, "{}: x", kOp);
   check_layers(kOp, layers, x.dtype(), stream);
@@ -66,7 +65,7 @@ void low_rank_linear(std::span<const Tensor> ys, std::span<const Tensor> downs, 
   }
   if constexpr (kHasCuda) {
     if (stream.is_cuda()) {
-      return cuda::low_rank_linear(ys, downs, x, layers, addend, stream, parts);
+      return cuda::low_rank_linear(ys, downs, x, layers, addend, stream);
     }
   }
   if (stream.measuring()) return;
@@ -79,13 +78,12 @@ void low_rank_linear(std::span<const Tensor> ys, std::span<const Tensor> downs, 
     matmul(ys[i], downs[i], layer.b, {.transpose_b = true, .alpha = layer.scale, .beta = 1.0f},
            stream);
   }
-  if (parts.done) parts.done(0, x.dim(0));
 }
 
 void low_rank_linear_backward_input(const Tensor& dx, std::span<const Tensor> ddowns,
                                     std::span<const Tensor> dys,
                                     std::span<const LowRankLinear> layers, float beta,
-                                    Stream& stream, const RowParts& parts) {
+                                    Stream& stream) {
   constexpr std::string_view kOp = "low_rank_linear_backward_input";
   RW_ASSERT(!dys.empty() && dys[0].defined() && dys[0].rank() == 2, "{}: dys", kOp);
   const Tensor& dy = dys[0];
@@ -97,7 +95,7 @@ void low_rank_linear_backward_input(const Tensor& dx, std::span<const Tensor> dd
   }
   if constexpr (kHasCuda) {
     if (stream.is_cuda()) {
-      return cuda::low_rank_linear_backward_input(dx, ddowns, dys, layers, beta, stream, parts);
+      return cuda::low_rank_linear_backward_input(dx, ddowns, dys, layers, beta, stream);
     }
   }
   if (stream.measuring()) return;
@@ -110,7 +108,6 @@ void low_rank_linear_backward_input(const Tensor& dx, std::span<const Tensor> dd
     matmul(ddowns[i], dys[i], layer.b, {.alpha = layer.scale}, stream);
     if (dx.defined()) matmul(dx, ddowns[i], layer.a, {.beta = 1.0f}, stream);
   }
-  if (dx.defined() && parts.done) parts.done(0, dx.dim(0));
 }
 
 void low_rank_linear_backward_weight(std::span<const Tensor> das, std::span<const Tensor> dbs,

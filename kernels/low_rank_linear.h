@@ -5,7 +5,6 @@
 //   dx = sum_i dy_i W_i + ddown_i A_i,   dA_i = ddown_i^T x,   dB_i = s_i dy_i^T down_i.
 #pragma once
 
-#include <functional>
 #include <span>
 
 #include "runtime/quantized_tensor.h"
@@ -35,26 +34,17 @@ struct LowRankLinear {
 // are multiplied with the weight in one product of inner dimension in + sum of ranks (out + sum of
 // ranks). Any other layout gives the same values by separate products.
 
-// Rows [begin, end) of a result, when the work that makes them has been put into the stream: so
-// that they can be sent off while the rest is computed. On CUDA results are made in parts of so
-// many rows (0: at once), elsewhere at once. Not called in measuring mode.
-struct RowParts {
-  int64_t rows = 0;
-  std::function<void(int64_t begin, int64_t end)> done = {};
-};
-
 // downs[i] = x A_i^T; ys[i] = addend + x W_i^T + s_i downs[i] B_i^T. addend (T, out), for a group
 // of one layer only: undefined for none; it may be ys[0].
 void low_rank_linear(std::span<const Tensor> ys, std::span<const Tensor> downs, const Tensor& x,
-                     std::span<const LowRankLinear> layers, const Tensor& addend, Stream& stream,
-                     const RowParts& parts = {});
+                     std::span<const LowRankLinear> layers, const Tensor& addend, Stream& stream);
 
 // ddowns[i] = s_i dys[i] B_i; dx (T, in) = beta * dx + sum_i (dys[i] W_i + ddowns[i] A_i). dx may
 // be undefined (not wanted).
 void low_rank_linear_backward_input(const Tensor& dx, std::span<const Tensor> ddowns,
                                     std::span<const Tensor> dys,
                                     std::span<const LowRankLinear> layers, float beta,
-                                    Stream& stream, const RowParts& parts = {});
+                                    Stream& stream);
 
 // das[i] += ddowns[i]^T x; dbs[i] += s_i dys[i]^T downs[i]. Layers of rank 0 are left out. The
 // order of summation is fixed.

@@ -28,67 +28,7 @@ std::vector<Tensor> split_tail(const Tensor& tail, bool kept, std::span<const Lo
   return out;
 }
 
-// Out of the input's tail, which ends with it.
-void keep_downs(LinearGroupSaved& saved, ForwardContext& context) {
-  for (Tensor& down : saved.downs) {
-    if (!down.defined()) continue;
-    const Tensor kept = context.allocate(down.dtype(), down.shape());
-    copy(kept, down, *context.stream);
-    down = kept;
-  }
-}
-
-// The sum of a result over the tensor ranks, part by part while the rest of it is computed.
-class TensorSum {
- public:
-  // x undefined: nothing is summed.
-  TensorSum(const Tensor& x, std::string operation, ForwardContext& context)
-      : x_(x), operation_(std::move(operation)), context_(&context) {}
-  TensorSum(const TensorSum&) = delete;
-  TensorSum& operator=(const TensorSum&) = delete;
-
-  RowParts parts() {
-    if (!x_.defined()) return {};
-    const int64_t parts = std::max<int64_t>(1, x_.dim(0) / kRowsOfPart);
-    const int64_t rows = (x_.dim(0) + parts - 1) / parts;
-    return {(rows + kRowAlignment - 1) / kRowAlignment * kRowAlignment,
-            [this](int64_t begin, int64_t end) { start(begin, end); }};
-  }
-  // What was not reported as done by parts.
-  void start_rest() {
-    if (x_.defined() && started_ < x_.dim(0)) start(started_, x_.dim(0));
-  }
-  // What is put into the stream from now on finds the sum.
-  void wait() {
-    for (const auto& part : pending_) part->wait();
-  }
-
- private:
-  static constexpr int64_t kRowsOfPart = 2048;   // enough for an efficient product
-  static constexpr int64_t kRowAlignment = 128;  // tiles of products
-
-  void start(int64_t begin, int64_t end) {
-    pending_.push_back(context_->tensor_ranks->start_all_reduce(x_.rows(begin, end), ReduceOp::kSum,
-                                                                operation_, *context_->stream));
-    started_ = end;
-  }
-
-  Tensor x_;
-  std::string operation_;
-  ForwardContext* context_;
-  int64_t started_ = 0;
-  std::vector<std::unique_ptr<PendingCollective>> pending_;
-};
-
 }  // namespace
-
-// No adapter computes by itself.
-bool LinearGroup::computes_all(std::span<const LowRankLinear> terms) const {
-  for (size_t i = 0; i < terms.size(); ++i) {
-    if (layers_[i]->adapter() != nullptr && terms[i].rank() == 0) return false;
-  }
-  return true;
-}
 
 std::vector<LowRankLinear> LinearGroup::terms(const ForwardContext& context) const {
   std::vector<LowRankLinear> out;
@@ -114,11 +54,8 @@ void LinearGroup::forward(std::span<const Tensor> ys, const Tensor& addend,
   const auto layers = terms(context);
   const bool sums_outputs = layers_[0]->site().sums_outputs();
   const bool adds_known = !sums_outputs || context.tensor_ranks->rank() == 0;
-  const bool is_complete = layers_[0]->bias() == nullptr && computes_all(layers);
-  TensorSum sum(sums_outputs ? ys[0] : Tensor{}, layers_[0]->site().module + " output", context);
   saved.downs = split_tail(input.tail, keeps_saved, layers, context);
-  low_rank_linear(ys, saved.downs, input.x, layers, adds_known ? addend : Tensor{}, stream,
-                  is_complete ? sum.parts() : RowParts{});
+  low_rank_linear(ys, saved.downs, input.x, layers, adds_known ? addend : Tensor{}, stream);
   saved.adapters.resize(layers_.size());
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Linear& layer = *layers_[i];
@@ -126,31 +63,39 @@ void LinearGroup::forward(std::span<const Tensor> ys, const Tensor& addend,
     if (layer.adapter() != nullptr && layers[i].rank() == 0) {
       saved.adapters[i] = layer.adapter()->forward(ys[i], input.x, context);
     }
+    if (sums_outputs) {
+      context.tensor_ranks->all_reduce(ys[i], ReduceOp::kSum, layer.site().module + " output",
+                                       stream);
+    }
   }
-  sum.start_rest();
-  if (keeps_saved && !input.kept && input.tail.defined()) keep_downs(saved, context);
-  sum.wait();
+  if (!keeps_saved || input.kept || !input.tail.defined()) return;
+  for (Tensor& down : saved.downs) {  // out of the input's tail, which ends with it
+    if (!down.defined()) continue;
+    const Tensor kept = context.allocate(down.dtype(), down.shape());
+    copy(kept, down, stream);
+    down = kept;
+  }
 }
 
 void LinearGroup::backward(const Tensor& dx, const Columns& dys, const Tensor& x,
                            LinearGroupSaved& saved, ForwardContext& context,
                            GradientReducer& reducer) const {
   const auto scope = context.arena->scope("workspace");
-  const bool sums = layers_[0]->site().sums_input_gradients();
-  TensorSum sum(sums ? dx : Tensor{}, layers_[0]->site().module + " input gradient", context);
-  backward_input(dx, dys, x, saved, context,
-                 computes_all(terms(context)) ? sum.parts() : RowParts{});
-  sum.start_rest();
+  backward_input(dx, dys, x, saved, context);
+  std::unique_ptr<PendingCollective> sum;
+  if (dx.defined() && layers_[0]->site().sums_input_gradients()) {
+    sum = context.tensor_ranks->start_all_reduce(
+        dx, ReduceOp::kSum, layers_[0]->site().module + " input gradient", *context.stream);
+  }
   backward_weights(dys, x, saved, context, reducer);
-  sum.wait();
+  if (sum) sum->wait();
 }
 
 void LinearGroup::backward_input(const Tensor& dx, const Columns& dys, const Tensor& x,
-                                 LinearGroupSaved& saved, ForwardContext& context,
-                                 const RowParts& parts) const {
+                                 LinearGroupSaved& saved, ForwardContext& context) const {
   const auto layers = terms(context);
   saved.ddowns = split_tail(dys.tail, false, layers, context);
-  low_rank_linear_backward_input(dx, saved.ddowns, dys.parts, layers, 0.0f, *context.stream, parts);
+  low_rank_linear_backward_input(dx, saved.ddowns, dys.parts, layers, 0.0f, *context.stream);
   for (size_t i = 0; i < layers_.size(); ++i) {
     if (saved.adapters[i] == nullptr) continue;
     layers_[i]->adapter()->backward(dx, dys.parts[i], x, *saved.adapters[i], context);

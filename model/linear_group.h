@@ -45,8 +45,7 @@ class LinearGroup {
   // behind them. x is read only when needs_input_first(). What it leaves in `saved` ends with the
   // caller's workspace.
   void backward_input(const Tensor& dx, const Columns& dys, const Tensor& x,
-                      LinearGroupSaved& saved, ForwardContext& context,
-                      const RowParts& parts = {}) const;
+                      LinearGroupSaved& saved, ForwardContext& context) const;
   // Accumulates the gradients of what is trained here and reports it to the reducer. x may be
   // undefined when !needs_input().
   void backward_weights(const Columns& dys, const Tensor& x, const LinearGroupSaved& saved,
@@ -61,7 +60,6 @@ class LinearGroup {
 
  private:
   std::vector<LowRankLinear> terms(const ForwardContext& context) const;
-  bool computes_all(std::span<const LowRankLinear> terms) const;
 
   std::vector<Linear*> layers_;
 };

@@ -70,43 +70,22 @@ Tensor b_block(const Tensor& matrix, const Group& group, int layer, int64_t colu
       .columns(column + group.rank_begin[layer], column + group.rank_begin[layer + 1]);
 }
 
-// f(begin, end) for consecutive ranges of rows, each reported when it is done.
-template <class F>
-void for_row_parts(int64_t rows, const RowParts& parts, F&& f) {
-  const int64_t step = parts.rows > 0 ? parts.rows : rows;
-  for (int64_t begin = 0; begin < rows; begin += step) {
-    const int64_t end = std::min(begin + step, rows);
-    f(begin, end);
-    if (parts.done) parts.done(begin, end);
-  }
-}
-
-// Rows of y = (addend +) input w^T, the addend undefined for none.
-void forward_product(const Tensor& y, const Tensor& input, const Tensor& w, const Tensor& addend,
-                     void* workspace, Stream& stream) {
-  const MatmulParams params = {.transpose_b = true, .beta = addend.defined() ? 1.0f : 0.0f};
-  product(y, input, w, params, addend.defined() ? addend : y, workspace, stream);
-}
-
-Tensor rows_of(const Tensor& x, int64_t begin, int64_t end) {
-  return x.defined() ? x.rows(begin, end) : x;
-}
-
 }  // namespace
 
 void low_rank_linear(std::span<const Tensor> ys, std::span<const Tensor> downs, const Tensor& x,
-                     std::span<const LowRankLinear> layers, const Tensor& addend, Stream& stream,
-                     const RowParts& parts) {
+                     std::span<const LowRankLinear> layers, const Tensor& addend, Stream& stream) {
   const Group group = group_of(layers);
+  const MatmulParams params = {.transpose_b = true, .beta = addend.defined() ? 1.0f : 0.0f};
+  const auto times = [&](const Tensor& y, const Tensor& input, const Tensor& w, void* workspace) {
+    product(y, input, w, params, addend.defined() ? addend : y, workspace, stream);
+  };
   if (needs_no_matrix(group, layers, x.dtype())) {
     void* workspace = stream.scratch(kMatmulWorkspaceBytes);
     if (stream.measuring()) return;
-    return for_row_parts(x.dim(0), parts, [&](int64_t from, int64_t to) {
-      for (size_t i = 0; i < layers.size(); ++i) {
-        forward_product(ys[i].rows(from, to), x.rows(from, to), std::get<Tensor>(*layers[i].weight),
-                        rows_of(addend, from, to), workspace, stream);
-      }
-    });
+    for (size_t i = 0; i < layers.size(); ++i) {
+      times(ys[i], x, std::get<Tensor>(*layers[i].weight), workspace);
+    }
+    return;
   }
   const auto [workspace, matrix] = group_scratch(group, x.dtype(), stream);
   if (stream.measuring()) return;
@@ -121,40 +100,36 @@ void low_rank_linear(std::span<const Tensor> ys, std::span<const Tensor> downs, 
               });
   const Tensor joined = group.rank > 0 ? join(x, down) : x;
   const Tensor& input = joined.defined() ? joined : x;
-  const Tensor y = join_all(ys, group, group.out_begin);
-  for_row_parts(x.dim(0), parts, [&](int64_t from, int64_t to) {
-    for_columns(y, ys, group, group.out_begin,
-                [&](const Tensor& columns, int64_t begin, int64_t end) {
-                  forward_product(columns.rows(from, to), input.rows(from, to),
-                                  matrix.rows(begin, end).columns(0, input.dim(1)),
-                                  rows_of(addend, from, to), workspace, stream);
-                });
-    for (int i = 0; i < group.layers && !joined.defined(); ++i) {
-      if (layers[i].rank() == 0) continue;
-      const Tensor sum = ys[i].rows(from, to);
-      forward_product(sum, downs[i].rows(from, to), b_block(matrix, group, i, group.in), sum,
-                      workspace, stream);
-    }
-  });
+  for_columns(join_all(ys, group, group.out_begin), ys, group, group.out_begin,
+              [&](const Tensor& columns, int64_t begin, int64_t end) {
+                times(columns, input, matrix.rows(begin, end).columns(0, input.dim(1)), workspace);
+              });
+  if (joined.defined()) return;
+  for (int i = 0; i < group.layers; ++i) {
+    if (layers[i].rank() == 0) continue;
+    product(ys[i], downs[i], b_block(matrix, group, i, group.in),
+            {.transpose_b = true, .beta = 1.0f}, ys[i], workspace, stream);
+  }
 }
 
 void low_rank_linear_backward_input(const Tensor& dx, std::span<const Tensor> ddowns,
                                     std::span<const Tensor> dys,
                                     std::span<const LowRankLinear> layers, float beta,
-                                    Stream& stream, const RowParts& parts) {
+                                    Stream& stream) {
   const Group group = group_of(layers);
   const DType type = dys[0].dtype();
   if (!dx.defined() && group.rank == 0) return;
+  const auto add_product = [&](const Tensor& dy, const Tensor& w, void* workspace) {
+    product(dx, dy, w, {.beta = beta}, dx, workspace, stream);
+    beta = 1.0f;
+  };
   if (needs_no_matrix(group, layers, type)) {
     void* workspace = stream.scratch(kMatmulWorkspaceBytes);
     if (stream.measuring()) return;
-    return for_row_parts(dx.dim(0), parts, [&](int64_t from, int64_t to) {
-      const Tensor out = dx.rows(from, to);
-      for (size_t i = 0; i < layers.size(); ++i) {
-        product(out, dys[i].rows(from, to), std::get<Tensor>(*layers[i].weight),
-                {.beta = i == 0 ? beta : 1.0f}, out, workspace, stream);
-      }
-    });
+    for (size_t i = 0; i < layers.size(); ++i) {
+      add_product(dys[i], std::get<Tensor>(*layers[i].weight), workspace);
+    }
+    return;
   }
   const auto [workspace, matrix] = group_scratch(group, type, stream);
   if (stream.measuring()) return;
@@ -175,23 +150,15 @@ void low_rank_linear_backward_input(const Tensor& dx, std::span<const Tensor> dd
   expand_weights(matrix, group, layers, stream);
   const Tensor left = matrix.columns(0, group.in);  // [W; A]
   const Tensor joined = group.rank > 0 ? join(dy, ddown) : dy;
-  for_row_parts(dx.dim(0), parts, [&](int64_t from, int64_t to) {
-    const Tensor out = dx.rows(from, to);
-    float factor = beta;
-    const auto add_product = [&](const Tensor& columns, const Tensor& w) {
-      product(out, columns.rows(from, to), w, {.beta = factor}, out, workspace, stream);
-      factor = 1.0f;
-    };
-    if (joined.defined()) return add_product(joined, left.rows(0, joined.dim(1)));
-    for_columns(dy, dys, group, group.out_begin,
-                [&](const Tensor& columns, int64_t begin, int64_t end) {
-                  add_product(columns, left.rows(begin, end));
-                });
-    for_columns(ddown, ddowns, group, group.rank_begin,
-                [&](const Tensor& columns, int64_t begin, int64_t end) {
-                  add_product(columns, left.rows(group.out + begin, group.out + end));
-                });
-  });
+  if (joined.defined()) return add_product(joined, left.rows(0, joined.dim(1)), workspace);
+  for_columns(dy, dys, group, group.out_begin,
+              [&](const Tensor& columns, int64_t begin, int64_t end) {
+                add_product(columns, left.rows(begin, end), workspace);
+              });
+  for_columns(ddown, ddowns, group, group.rank_begin,
+              [&](const Tensor& columns, int64_t begin, int64_t end) {
+                add_product(columns, left.rows(group.out + begin, group.out + end), workspace);
+              });
 }
 
 void low_rank_linear_backward_weight(std::span<const Tensor> das, std::span<const Tensor> dbs,

@@ -7,12 +7,11 @@
 namespace rankwise::cuda {
 
 void low_rank_linear(std::span<const Tensor> ys, std::span<const Tensor> downs, const Tensor& x,
-                     std::span<const LowRankLinear> layers, const Tensor& addend, Stream& stream,
-                     const RowParts& parts);
+                     std::span<const LowRankLinear> layers, const Tensor& addend, Stream& stream);
 void low_rank_linear_backward_input(const Tensor& dx, std::span<const Tensor> ddowns,
                                     std::span<const Tensor> dys,
                                     std::span<const LowRankLinear> layers, float beta,
-                                    Stream& stream, const RowParts& parts);
+                                    Stream& stream);
 void low_rank_linear_backward_weight(std::span<const Tensor> das, std::span<const Tensor> dbs,
                                      std::span<const Tensor> ddowns, std::span<const Tensor> dys,
                                      std::span<const Tensor> downs, const Tensor& x,
