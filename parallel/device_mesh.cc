@@ -4,6 +4,12 @@
 #include "parallel/nccl_communicator.h"
 
 namespace rankwise {
+namespace {
+
+// Gradients and weights of the base travel while the GPU computes, and have time.
+constexpr int kBlocksBesideCompute = 4;
+
+}  // namespace
 
 DeviceMesh::DeviceMesh(Communicator& world, int tensor_size, Device device) : world_(&world) {
   if (tensor_size < 1 || world.size() % tensor_size != 0) {
@@ -11,18 +17,20 @@ DeviceMesh::DeviceMesh(Communicator& world, int tensor_size, Device device) : wo
         fmt::format("parallel.tensor: {} does not divide the {} rank(s) this job was started with",
                     tensor_size, world.size()));
   }
-  if (device.is_cuda() && world.size() > 1) {
-    if constexpr (kHasNccl) {
-      own_world_ = make_nccl_communicator(world.split(0, world.rank(), "world"), device);
-      world_ = own_world_.get();
-    } else {
-      throw ConfigError("device: cuda on several ranks needs a build with NCCL");
-    }
-  }
   const int data_rank = world.rank() / tensor_size;
   const int tensor_rank = world.rank() % tensor_size;
-  data_ = world_->split(tensor_rank, data_rank, "data");
-  tensor_ = world_->split(data_rank, tensor_rank, "tensor");
+  data_ = world.split(tensor_rank, data_rank, "data");
+  tensor_ = world.split(data_rank, tensor_rank, "tensor");
+  if (!device.is_cuda() || world.size() == 1) return;
+  if constexpr (kHasNccl) {
+    const NcclConnector nccl(device);
+    own_world_ = nccl.connect(world.split(0, world.rank(), "world"), kBlocksBesideCompute);
+    world_ = own_world_.get();
+    data_ = nccl.connect(std::move(data_), kBlocksBesideCompute);
+    tensor_ = nccl.connect(std::move(tensor_), 0);
+  } else {
+    throw ConfigError("device: cuda on several ranks needs a build with NCCL");
+  }
 }
 
 }  // namespace rankwise

@@ -67,7 +67,7 @@ bool ends_within(std::chrono::seconds deadline, Call call) {
 class NcclCommunicator : public Communicator {
  public:
   NcclCommunicator(std::unique_ptr<Communicator> host, Device device,
-                   std::shared_ptr<CommunicationStream> communication);
+                   std::shared_ptr<CommunicationStream> communication, int most_blocks);
   ~NcclCommunicator() override;
 
   int rank() const override { return host_->rank(); }
@@ -114,22 +114,19 @@ class NcclCommunicator : public Communicator {
   std::unique_ptr<Communicator> host_;
   Device device_;
   std::shared_ptr<CommunicationStream> communication_;
+  int most_blocks_;
   ncclComm_t comm_ = nullptr;
   int exceptions_before_ = std::uncaught_exceptions();
 };
 
-std::unique_ptr<Communicator> connected(std::unique_ptr<Communicator> host, Device device,
-                                        std::shared_ptr<CommunicationStream> communication) {
-  if (host->size() == 1) return host;
-  return std::make_unique<NcclCommunicator>(std::move(host), device, std::move(communication));
-}
-
 NcclCommunicator::NcclCommunicator(std::unique_ptr<Communicator> host, Device device,
-                                   std::shared_ptr<CommunicationStream> communication)
+                                   std::shared_ptr<CommunicationStream> communication,
+                                   int most_blocks)
     : Communicator(host->shared_activity()),
       host_(std::move(host)),
       device_(device),
-      communication_(std::move(communication)) {
+      communication_(std::move(communication)),
+      most_blocks_(most_blocks) {
   connect();
 }
 
@@ -153,10 +150,13 @@ void NcclCommunicator::connect() {
   };
   const auto outcome = std::make_shared<Outcome>();
   const CollectiveRecord record(activity(), kOperation);
-  const auto call = [outcome, id, device = device_, size = size(), rank = rank()] {
+  const auto call = [outcome, id, device = device_, size = size(), rank = rank(),
+                     most_blocks = most_blocks_] {
     try {
       select_device(device);
-      outcome->result = ncclCommInitRank(&outcome->comm, size, id, rank);
+      ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+      if (most_blocks > 0) config.maxCTAs = most_blocks;
+      outcome->result = ncclCommInitRankConfig(&outcome->comm, size, id, rank, &config);
     } catch (...) {
       outcome->error = std::current_exception();
     }
@@ -279,14 +279,20 @@ std::unique_ptr<PendingCollective> NcclCommunicator::start_all_gather(const Tens
 }
 
 std::unique_ptr<Communicator> NcclCommunicator::split(int color, int key, std::string_view name) {
-  return connected(host_->split(color, key, name), device_, communication_);
+  std::unique_ptr<Communicator> part = host_->split(color, key, name);
+  if (part->size() == 1) return part;
+  return std::make_unique<NcclCommunicator>(std::move(part), device_, communication_, most_blocks_);
 }
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicator> host,
-                                                     Device device) {
-  return connected(std::move(host), device, std::make_shared<CommunicationStream>(device));
+NcclConnector::NcclConnector(Device device)
+    : device_(device), communication_(std::make_shared<CommunicationStream>(device)) {}
+
+std::unique_ptr<Communicator> NcclConnector::connect(std::unique_ptr<Communicator> host,
+                                                     int most_blocks) const {
+  if (host->size() == 1) return host;
+  return std::make_unique<NcclCommunicator>(std::move(host), device_, communication_, most_blocks);
 }
 
 }  // namespace rankwise
