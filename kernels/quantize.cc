@@ -4,13 +4,11 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
 
 #include "kernels/check.h"
 #include "kernels/cpu/quantize.h"
 #include "kernels/cuda/dequantize.h"
 #include "kernels/cuda/quantize.h"
-#include "runtime/packed_codes.h"
 #include "runtime/transfer.h"
 
 namespace rankwise {
@@ -66,29 +64,6 @@ std::array<float, 256> build_signed_dynamic_map() {
   return map;
 }
 
-// Sets shape and place, and allocates codes and scales.
-void allocate_slice(QuantizedTensor& out, const MatrixSlice& slice, bool nested, Arena& arena,
-                    std::string_view purpose) {
-  out.shape = slice.shape();
-  out.first = slice.first();
-  out.row_stride = slice.is_contiguous() ? 0 : slice.in();
-  out.codes = arena.allocate(purpose, DType::kU8, {(out.shape.numel() + 1) / 2});
-  out.absmax = arena.allocate(purpose, nested ? DType::kU8 : DType::kF32, {out.blocks()});
-  if (!nested) return;
-  out.nested_absmax = arena.allocate(purpose, DType::kF32, {out.groups()});
-  out.nested_map = arena.allocate(purpose, DType::kF32, {256});
-}
-
-void check_whole(std::string_view op, const QuantizedTensor& q) {
-  check::nf4(op, q);
-  RW_ASSERT(q.first == 0 && q.row_stride == 0, "{}: a slice, from element {}", op, q.first);
-}
-
-// to = the items of `from` from `first` on; both of rank 1.
-void copy_items(const Tensor& to, const Tensor& from, int64_t first) {
-  std::memcpy(to.raw(), from.rows(first, first + to.dim(0)).raw(), static_cast<size_t>(to.bytes()));
-}
-
 }  // namespace
 
 std::span<const float, 16> nf4_values() { return kNf4Values; }
@@ -111,35 +86,21 @@ QuantizedTensor allocate_nf4(const MatrixSlice& slice, bool double_quant, DType 
   QuantizedTensor out;
   out.block_size = kNf4Block;
   out.source_dtype = source_dtype;
-  allocate_slice(out, slice, double_quant, arena, purpose);
-  return out;
-}
-
-QuantizedTensor slice_nf4(const QuantizedTensor& whole, const MatrixSlice& slice, Arena& arena,
-                          std::string_view purpose) {
-  check_whole("slice_nf4", whole);
-  RW_ASSERT(slice.whole == whole.shape && !whole.codes.device().is_cuda(), "slice of {} from {}",
-            to_string(slice.whole), to_string(whole.shape));
-  QuantizedTensor out = whole;
-  allocate_slice(out, slice, whole.nested(), arena, purpose);
-  if (arena.measuring()) return out;
-  auto* codes = out.codes.data<uint8_t>();
-  const int64_t rows = out.shape.dim(0), width = out.shape.dim(1);
-  for (int64_t row = 0; row < rows; ++row) {
-    copy_codes({codes, row * width},
-               {whole.codes.data<uint8_t>(), out.first + row * out.whole_in()}, width);
-  }
-  pad_codes(codes, out.shape.numel());
-  copy_items(out.absmax, whole.absmax, out.first_block());
-  if (out.nested()) {
-    copy_items(out.nested_absmax, whole.nested_absmax, out.first_group());
-    copy_items(out.nested_map, whole.nested_map, 0);
-  }
+  out.shape = slice.shape();
+  out.first = slice.first();
+  out.row_stride = slice.is_contiguous() ? 0 : slice.in();
+  out.codes = arena.allocate(purpose, DType::kU8, {(out.shape.numel() + 1) / 2});
+  out.absmax = arena.allocate(purpose, double_quant ? DType::kU8 : DType::kF32, {out.blocks()});
+  if (!double_quant) return out;
+  out.nested_absmax = arena.allocate(purpose, DType::kF32, {out.groups()});
+  out.nested_map = arena.allocate(purpose, DType::kF32, {256});
   return out;
 }
 
 void quantize_nf4(QuantizedTensor& out, const Tensor& w, Stream& stream) {
-  check_whole("quantize_nf4", out);
+  check::nf4("quantize_nf4", out);
+  RW_ASSERT(out.first == 0 && out.row_stride == 0, "quantize_nf4: a slice, from element {}",
+            out.first);
   check::f32("quantize_nf4", "w", w, out.shape);
   if constexpr (kHasCuda) {
     if (stream.is_cuda()) return cuda::quantize_nf4(out, w, stream);

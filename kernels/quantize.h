@@ -42,11 +42,6 @@ void quantize_nf4_blocks(const Tensor& codes, const Tensor& scales, const Tensor
 // memory whatever the device of `out`.
 void set_nf4_scales(QuantizedTensor& out, std::span<const float> whole_scales, Stream& stream);
 
-// A slice of a matrix that is quantised already, on the host: its codes packed anew and its part of
-// the scales, in the arena under `purpose`.
-QuantizedTensor slice_nf4(const QuantizedTensor& whole, const MatrixSlice& slice, Arena& arena,
-                          std::string_view purpose);
-
 // w (out, in) F32, or on CUDA BF16 (rounded once, to nearest even), whose rows may be strided
 // there, = value[code] * scale, in fp32.
 void dequantize(const Tensor& w, const QuantizedTensor& q, Stream& stream);

@@ -23,7 +23,7 @@ struct BenchmarkShape {
   int64_t lora_rank = 8;
   bool quantize_nf4 = true;
   Recompute recompute = Recompute::kNone;
-  double seconds = 2.0;           // time spent on each row
+  double seconds = 1.0;           // time spent on each row
   Communicator* world = nullptr;  // all ranks, for what they measure together
   int64_t tensor = 1;             // ranks that share the model, in a step
   bool shard_base = false;        // the base is split over the others too
@@ -50,12 +50,9 @@ struct BenchmarkRow {
   double ceiling = 0.0;       // measured in the same run, same unit; 0: none
   double microseconds = 0.0;  // median time of one call
 
-  std::optional<double> calls_per_step;  // of a kernel
-  std::optional<double> step_share;      // its time in a step over the measured time of a step
-  bool part = false;                     // of the row above it that is no part
-  std::optional<double> tokens_per_s;    // of a step
-  std::optional<int64_t> peak_bytes;     // of a step: arena and scratch
-  std::optional<int64_t> wire_bytes;     // of a step: sent by a rank
+  std::optional<double> tokens_per_s;  // of a step
+  std::optional<int64_t> peak_bytes;   // of a step: arena and scratch
+  std::optional<int64_t> wire_bytes;   // of a step: sent by a rank
 };
 
 // The products of one block (dense), forward and both gradients, and those of an adapter.
@@ -71,11 +68,6 @@ std::vector<BenchmarkRow> benchmark_attention(const BenchmarkShape& shape,
 // A whole LoRA training step on all ranks, in required FLOPs (StepFlops) of one.
 std::vector<BenchmarkRow> benchmark_step(const BenchmarkShape& shape,
                                          const BenchmarkCeiling& ceiling);
-// The operations of that step one by one, at its shapes: how often each runs, what share of the
-// step it takes. Then their sum, to hold against the step.
-std::vector<BenchmarkRow> benchmark_kernels(const BenchmarkShape& shape,
-                                            const BenchmarkCeiling& ceiling);
-
 // All-reduce and all-gather of fp32 over all ranks in bus bandwidth: the bytes that each rank sends
 // if they go around a ring, 2 (n - 1) / n and (n - 1) / n of the named size, over the time of the
 // slowest rank. ConfigError on one rank.

@@ -13,10 +13,8 @@ struct BenchmarkTiming {
   double best_seconds = 0.0;
 };
 
-// Calls `call` for about `seconds`, at least five times after a warm-up.
-BenchmarkTiming time_calls(Stream& stream, double seconds, const std::function<void()>& call);
-
-// The same number of calls on all ranks, which begin together; times of the slowest rank.
+// Calls `call` for about `seconds`, at least five times after a warm-up: the same number on all
+// ranks, which begin together. Times of the slowest rank.
 BenchmarkTiming time_on_all_ranks(Communicator& ranks, Stream& stream, double seconds,
                                   const std::function<void()>& call);
 

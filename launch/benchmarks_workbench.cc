@@ -84,12 +84,6 @@ Tensor Workbench::random(DType dtype, const Shape& shape) {
   return out;
 }
 
-Tensor Workbench::zeros(DType dtype, const Shape& shape) {
-  const Tensor out = arena_.allocate("workspace", dtype, shape);
-  fill(out, 0.0f, stream_);
-  return out;
-}
-
 Columns Workbench::random_columns(std::span<const int64_t> widths, int64_t tail) {
   Columns out = context_.allocate_columns(/*kept=*/false, widths, tail);
   for (const Tensor& part : out.parts) fill_random(part);
@@ -109,33 +103,19 @@ Weight Workbench::random_weight(const Shape& shape) {
   return random(shape);
 }
 
-Tensor Workbench::integers(const std::vector<int32_t>& values) {
-  const Tensor out =
-      arena_.allocate("workspace", DType::kI32, {static_cast<int64_t>(values.size())});
-  upload(out, values.data(), stream_);
-  return out;
-}
-
-Tensor Workbench::random_ids(int64_t count) {
-  const Rng rng(1, "benchmark ids");
-  std::vector<int32_t> ids(static_cast<size_t>(count));
-  for (size_t i = 0; i < ids.size(); ++i) {
-    ids[i] = static_cast<int32_t>(rng.below(i, static_cast<uint64_t>(shape_.model.vocab_size)));
-  }
-  return integers(ids);
-}
-
 Tensor Workbench::document_offsets() {
   std::vector<int32_t> offsets;
   for (int64_t d = 0; d <= shape_.batch; ++d) {
     offsets.push_back(static_cast<int32_t>(d * shape_.tokens));
   }
-  return integers(offsets);
+  const Tensor out = arena_.allocate("workspace", DType::kI32, {shape_.batch + 1});
+  upload(out, offsets.data(), stream_);
+  return out;
 }
 
 BenchmarkRow& Workbench::add(std::string name, BenchmarkWork kind, double work,
                              const std::function<void()>& call) {
-  const BenchmarkTiming timing = time_calls(stream_, shape_.seconds, call);
+  const BenchmarkTiming timing = time_on_all_ranks(*alone_, stream_, shape_.seconds, call);
   rows_.push_back(make_benchmark_row(shape_, ceiling_, std::move(name), kind, work, timing));
   return rows_.back();
 }

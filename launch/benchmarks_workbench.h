@@ -44,13 +44,11 @@ class Workbench {
   // Elements N(0, 1).
   Tensor random(DType dtype, const Shape& shape);
   Tensor random(const Shape& shape) { return random(shape_.compute, shape); }
-  Tensor zeros(DType dtype, const Shape& shape);
   // Columns of one matrix (see ForwardContext) of all tokens.
   Columns random_columns(std::span<const int64_t> widths, int64_t tail);
   QuantizedTensor random_nf4(const Shape& shape);
   // Dense, or NF4 when the base is.
   Weight random_weight(const Shape& shape);
-  Tensor random_ids(int64_t count);
   Tensor document_offsets();
 
   BenchmarkRow& add(std::string name, BenchmarkWork kind, double work,
@@ -59,7 +57,6 @@ class Workbench {
 
  private:
   void fill_random(const Tensor& x);
-  Tensor integers(const std::vector<int32_t>& values);
 
   BenchmarkShape shape_;
   BenchmarkCeiling ceiling_;

@@ -24,16 +24,8 @@ class DeviceRandomWeights : public WeightSource {
   Shape shape(std::string_view name) const override { return host_->shape(name); }
   DType dtype(std::string_view name) const override { return host_->dtype(name); }
   void read(std::string_view name, const Tensor& out) const override { host_->read(name, out); }
-  void read_rows(std::string_view name, int64_t begin, int64_t end,
-                 const Tensor& out) const override {
-    host_->read_rows(name, begin, end, out);
-  }
   void read_elements(std::string_view name, int64_t first, const Tensor& out) const override {
     host_->read_elements(name, first, out);
-  }
-  std::optional<QuantizedTensor> read_quantized(std::string_view, const MatrixSlice&, Arena&,
-                                                std::string_view) const override {
-    return std::nullopt;
   }
   bool generate(std::string_view name, const Tensor& out, Stream& stream) const override {
     if (out.rank() < 2) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 namespace rankwise {
 
@@ -61,24 +62,12 @@ double tick_distance(Interval interval, double count) {
 }
 
 std::string escape_xml(std::string_view text) {
+  static const std::map<char, std::string> kEntities = {
+      {'&', "&amp;"}, {'<', "&lt;"}, {'>', "&gt;"}, {'"', "&quot;"}};
   std::string escaped;
   for (const char c : text) {
-    switch (c) {
-      case '&':
-        escaped += "&amp;";
-        break;
-      case '<':
-        escaped += "&lt;";
-        break;
-      case '>':
-        escaped += "&gt;";
-        break;
-      case '"':
-        escaped += "&quot;";
-        break;
-      default:
-        escaped += c;
-    }
+    const auto entity = kEntities.find(c);
+    escaped += entity == kEntities.end() ? std::string(1, c) : entity->second;
   }
   return escaped;
 }

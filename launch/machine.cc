@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <set>
 #include <sstream>
 
@@ -73,26 +74,17 @@ void find_gpus(const fs::path& root, MachineReport& report) {
   }
 }
 
-class DynamicLibrary {
- public:
-  explicit DynamicLibrary(const char* name) : handle_(dlopen(name, RTLD_LAZY | RTLD_LOCAL)) {}
-  ~DynamicLibrary() {
-    if (handle_ != nullptr) dlclose(handle_);
-  }
-  DynamicLibrary(const DynamicLibrary&) = delete;
-  DynamicLibrary& operator=(const DynamicLibrary&) = delete;
-  bool found() const { return handle_ != nullptr; }
-  void* symbol(const char* name) const { return dlsym(handle_, name); }
-
- private:
-  void* handle_;
-};
+// Null when it is not found.
+using DynamicLibrary = std::unique_ptr<void, int (*)(void*)>;
+DynamicLibrary open_library(const char* name) {
+  return {dlopen(name, RTLD_LAZY | RTLD_LOCAL), dlclose};
+}
 
 std::string nccl_version() {
-  const DynamicLibrary library("libnccl.so.2");
-  if (!library.found()) return "";
+  const DynamicLibrary library = open_library("libnccl.so.2");
+  if (library == nullptr) return "";
   using GetVersion = int (*)(int*);
-  const auto get_version = reinterpret_cast<GetVersion>(library.symbol("ncclGetVersion"));
+  const auto get_version = reinterpret_cast<GetVersion>(dlsym(library.get(), "ncclGetVersion"));
   int version = 0;
   if (get_version == nullptr || get_version(&version) != 0) return "unknown version";
   return fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
@@ -185,8 +177,8 @@ MachineReport inspect_machine(const std::string& root) {
     if (limit > 0 && limit < report.memory_bytes) report.memory_limit_bytes = limit;
   }
   find_gpus(base, report);
-  report.has_libcuda = DynamicLibrary("libcuda.so.1").found();
-  report.has_libcudnn = DynamicLibrary("libcudnn.so.9").found();
+  report.has_libcuda = open_library("libcuda.so.1") != nullptr;
+  report.has_libcudnn = open_library("libcudnn.so.9") != nullptr;
   report.nccl = nccl_version();
   for (const char* name :
        {"SLURM_JOB_ID", "SLURM_JOB_PARTITION", "SLURM_JOB_NODELIST", "SLURM_NNODES", "SLURM_NTASKS",

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -84,10 +83,6 @@ class Communicator {
 
 // One rank; every collective is a no-op.
 std::unique_ptr<Communicator> make_single_communicator();
-
-// Runs body(rank's communicator) on `size` threads and joins them; the first exception of any rank
-// is thrown again, and the other ranks' collectives then fail instead of hanging. For tests.
-void run_ranks_as_threads(int size, const std::function<void(Communicator&)>& body);
 
 // Sum over ranks of host numbers, for metrics and counters.
 std::vector<double> all_reduce_numbers(Communicator& communicator, std::vector<double> values,

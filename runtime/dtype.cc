@@ -35,6 +35,11 @@ const DTypeInfo& info_of(DType dtype) {
 
 int bits_of(DType dtype) { return info_of(dtype).bits; }
 
+bool is_floating(DType dtype) {
+  return dtype == DType::kF16 || dtype == DType::kBF16 || dtype == DType::kF32 ||
+         dtype == DType::kF64;
+}
+
 std::string_view name_of(DType dtype) { return info_of(dtype).name; }
 
 std::optional<DType> dtype_from_name(std::string_view name) {

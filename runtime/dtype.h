@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string_view>
+#include <type_traits>
 
 namespace rankwise {
 
@@ -50,40 +51,25 @@ float float_from_bf16(uint16_t bits);
 uint16_t f16_from_float(float value);
 float float_from_f16(uint16_t bits);
 
-// DType of a C++ element type, for the checked accessor Tensor::data<T>().
+// Whether elements are real numbers of 16 bits or more.
+bool is_floating(DType dtype);
+
 template <class T>
-constexpr DType dtype_of();
-template <>
-constexpr DType dtype_of<float>() {
-  return DType::kF32;
-}
-template <>
-constexpr DType dtype_of<double>() {
-  return DType::kF64;
-}
-template <>
-constexpr DType dtype_of<int64_t>() {
-  return DType::kI64;
-}
-template <>
-constexpr DType dtype_of<int32_t>() {
-  return DType::kI32;
-}
-template <>
-constexpr DType dtype_of<uint8_t>() {
-  return DType::kU8;
-}
-template <>
-constexpr DType dtype_of<uint16_t>() {
-  return DType::kU16;
-}
-template <>
-constexpr DType dtype_of<uint32_t>() {
-  return DType::kU32;
-}
-template <>
-constexpr DType dtype_of<uint64_t>() {
-  return DType::kU64;
+concept TensorElement = std::is_same_v<T, float> || std::is_same_v<T, double> ||
+    (std::is_integral_v<T> && !std::is_same_v<T, bool> &&
+     (sizeof(T) >= 4 || std::is_unsigned_v<T>));
+
+// DType of a C++ element type, for the checked accessor Tensor::data<T>().
+template <TensorElement T>
+constexpr DType dtype_of() {
+  if constexpr (std::is_same_v<T, float>) return DType::kF32;
+  if constexpr (std::is_same_v<T, double>) return DType::kF64;
+  if constexpr (std::is_same_v<T, int64_t>) return DType::kI64;
+  if constexpr (std::is_same_v<T, int32_t>) return DType::kI32;
+  if constexpr (std::is_same_v<T, uint8_t>) return DType::kU8;
+  if constexpr (std::is_same_v<T, uint16_t>) return DType::kU16;
+  if constexpr (std::is_same_v<T, uint32_t>) return DType::kU32;
+  if constexpr (std::is_same_v<T, uint64_t>) return DType::kU64;
 }
 
 }  // namespace rankwise

@@ -37,42 +37,24 @@ class Error : public std::runtime_error {
   ExitCode code_;
 };
 
+template <ExitCode kCode>
+class CodedError : public Error {
+ public:
+  explicit CodedError(const std::string& message) : Error(kCode, message) {}
+};
+
 // Wrong configuration or command line: key, value, place, what is allowed.
-class ConfigError : public Error {
- public:
-  explicit ConfigError(const std::string& message) : Error(ExitCode::kConfig, message) {}
-};
-
+using ConfigError = CodedError<ExitCode::kConfig>;
 // Wrong training or evaluation data: file, row, reason.
-class DataError : public Error {
- public:
-  explicit DataError(const std::string& message) : Error(ExitCode::kData, message) {}
-};
-
+using DataError = CodedError<ExitCode::kData>;
 // A model, adapter, store or checkpoint file that breaks its format, or does not fit the model.
-class FormatError : public Error {
- public:
-  explicit FormatError(const std::string& message) : Error(ExitCode::kFormat, message) {}
-};
-
+using FormatError = CodedError<ExitCode::kFormat>;
 // Memory of a device or of the host does not suffice: purpose, requested and available bytes.
-class OutOfMemoryError : public Error {
- public:
-  explicit OutOfMemoryError(const std::string& message) : Error(ExitCode::kOutOfMemory, message) {}
-};
-
+using OutOfMemoryError = CodedError<ExitCode::kOutOfMemory>;
 // A failed call of MPI, NCCL or CUDA, or a rank that left: operation, code, rank, host.
-class CommunicationError : public Error {
- public:
-  explicit CommunicationError(const std::string& message)
-      : Error(ExitCode::kCommunication, message) {}
-};
-
+using CommunicationError = CodedError<ExitCode::kCommunication>;
 // A failed write, rename or sync: path, errno text. The previous file is intact.
-class DiskError : public Error {
- public:
-  explicit DiskError(const std::string& message) : Error(ExitCode::kDisk, message) {}
-};
+using DiskError = CodedError<ExitCode::kDisk>;
 
 // Text from a file or a user, for a message: in single quotes, control characters escaped, long
 // text cut, so that the message stays one line.

@@ -82,11 +82,11 @@ build_here() {
   quietly "$logs/configure.log" cmake --preset cuda-release -B "$build" -D RANKWISE_BENCH=OFF \
     -D CMAKE_CUDA_ARCHITECTURES="$architecture" "${cmake_arguments[@]}" || return 1
   grep -E '^-- rankwise: ' "$logs/configure.log"
-  local targets=(rankwise)
+  local targets=(rankwise bench.step_table)
   if [[ $label == . ]]; then
     targets=(all)
   elif $tests || $sanitizer; then
-    mapfile -t -O 1 targets < <(gpu_programs)
+    mapfile -t -O 2 targets < <(gpu_programs)
   fi
   quietly "$logs/build.log" cmake --build "$build" -j "$(nproc)" --target "${targets[@]}"
 }
@@ -141,16 +141,20 @@ sanitize() {
 results=build/gpu-results
 ranks=1
 measure() { # measure NAME MODEL ARGUMENTS...: counts as one case
-  local name=$1 model=$2 launcher=()
+  local name=$1 model=$2 program=("$build/rankwise" bench)
   shift 2
+  if [[ $1 == step_table ]]; then
+    program=("$build/bench/bench.step_table")
+    shift
+  fi
   echo "-- bench $name"
   if [[ $ranks -gt $gpu_count ]]; then
     echo "   bench $name: needs $ranks GPUs" | tee -a "$logs/skipped.txt"
     skipped=$((skipped + 1))
     return
   fi
-  [[ $ranks -eq 1 ]] || launcher=(mpirun -np "$ranks")
-  if "${launcher[@]}" "$build/rankwise" bench "$@" --device cuda --rank 16 \
+  [[ $ranks -eq 1 ]] || program=(mpirun -np "$ranks" "${program[@]}")
+  if "${program[@]}" "$@" --device cuda --rank 16 \
     --model "tests/bench/shapes/$model.json" --output "$results/$name.json" | tee "$results/$name.txt"; then
     passed=$((passed + 1))
   else
@@ -165,7 +169,7 @@ measure_all() {
     --format=csv | tee "$results/gpu.txt"
   local quick=(--seconds 0.1) step=(--seconds 3)
   measure operations_7b llama_7b matmul nf4 attention --batch 4 --tokens 2048 "${quick[@]}"
-  measure kernels_7b llama_7b kernels --batch 4 --tokens 2048 "${quick[@]}"
+  measure kernels_7b llama_7b step_table --batch 4 --tokens 2048 "${quick[@]}"
   measure step_7b_nf4 llama_7b step --batch 4 --tokens 2048 "${step[@]}"
   measure step_7b_bf16 llama_7b step --batch 4 --tokens 2048 --quant none "${step[@]}"
   measure step_7b_small llama_7b step --batch 1 --tokens 2048 --recompute full "${step[@]}"

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "kernels/cpu/quantize.h"
+#include "kernels/cpu/thin_matmul.h"
 
 #if RANKWISE_HAS_ONEDNN
 #include <oneapi/dnnl/dnnl.h>
@@ -79,8 +80,12 @@ void gemm(float* c, int64_t c_stride, const GemmOperand& a, const GemmOperand& b
 
 void matmul(const Tensor& c, const Tensor& a, const Tensor& b, const MatmulParams& params) {
   const GemmShape shape = {c.dim(0), c.dim(1), a.dim(params.transpose_a ? 0 : 1)};
-  gemm(c.data<float>(), c.row_stride(), {a.data<float>(), a.row_stride(), params.transpose_a},
-       {b.data<float>(), b.row_stride(), params.transpose_b}, shape, params.alpha, params.beta);
+  const GemmOperand left = {a.data<float>(), a.row_stride(), params.transpose_a};
+  const GemmOperand right = {b.data<float>(), b.row_stride(), params.transpose_b};
+  if (thin_gemm(c.data<float>(), c.row_stride(), left, right, shape, params.alpha, params.beta)) {
+    return;
+  }
+  gemm(c.data<float>(), c.row_stride(), left, right, shape, params.alpha, params.beta);
 }
 
 void linear_nf4(const Tensor& y, const Tensor& x, const QuantizedTensor& w, float beta,

@@ -29,6 +29,16 @@ inline FloatVector load_vector(const float* from) {
   return value;
 }
 inline void store_vector(float* to, FloatVector value) { std::memcpy(to, &value, sizeof(value)); }
+inline FloatVector broadcast(float value) { return value - FloatVector{}; }  // -0 stays -0
+
+// The same value, loaded or formed once: without it the compiler repeats a load at every use, and
+// loads are then the limit.
+inline FloatVector held_in_register(FloatVector value) {
+#if defined(__x86_64__)
+  asm("" : "+v"(value));
+#endif
+  return value;
+}
 
 // e^x to 1 ulp or so, for float or FloatVector. 0 below the smallest normal result, infinity above
 // the largest; NaN stays NaN. x = n ln 2 + r with |r| <= ln 2 / 2; e^r is a minimax polynomial, 2^n

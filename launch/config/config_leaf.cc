@@ -20,10 +20,10 @@ namespace {
 }
 
 template <class T>
-void check_range(T value, const Range<T>& range) {
+T in_range(T value, const Range<T>& range) {
   const bool above_min = range.min_allowed ? value >= range.min : value > range.min;
   const bool below_max = range.max_allowed ? value <= range.max : value < range.max;
-  if (above_min && below_max) return;
+  if (above_min && below_max) return value;
   std::string allowed;
   if (range.min != std::numeric_limits<T>::lowest()) {
     allowed += fmt::format("{} {}", range.min_allowed ? "at least" : "above", range.min);
@@ -77,38 +77,15 @@ std::string read_text(const ConfigNode& node, std::string_view expected) {
   return node.text;
 }
 
-}  // namespace
-
-void TextLeaf::read(const ConfigNode& node) const { value_ = read_text(node, "text"); }
-
-void FlagLeaf::read(const ConfigNode& node) const {
+bool read_flag(const ConfigNode& node) {
   const bool plain = node.kind == ConfigNode::Kind::kScalar && !node.quoted;
   if (!plain || (node.text != "true" && node.text != "false")) {
     fail_expected("true or false", node);
   }
-  value_ = node.text == "true";
+  return node.text == "true";
 }
 
-void IntegerLeaf::read(const ConfigNode& node) const {
-  const int64_t value = read_integer(node);
-  check_range(value, range_);
-  value_ = value;
-}
-
-void RealLeaf::read(const ConfigNode& node) const {
-  const double value = read_real(node);
-  check_range(value, range_);
-  value_ = value;
-}
-
-void RealPairLeaf::read(const ConfigNode& node) const {
-  if (node.kind != ConfigNode::Kind::kList || node.items.size() != 2) {
-    fail_expected("a list of two numbers", node);
-  }
-  for (size_t i = 0; i < 2; ++i) RealLeaf(value_[i], range_).read(node.items[i]);
-}
-
-void WarmupLeaf::read(const ConfigNode& node) const {
+double read_warmup(const ConfigNode& node) {
   const double value = read_real(node);
   const bool is_fraction = value >= 0.0 && value < 1.0;
   const bool is_step_count = value >= 1.0 && value <= 1e12 && value == std::floor(value);
@@ -117,10 +94,10 @@ void WarmupLeaf::read(const ConfigNode& node) const {
         "must be a fraction of all steps (0 to below 1) or a whole number of steps, got {}",
         value));
   }
-  value_.value = value;
+  return value;
 }
 
-void PatternsLeaf::read(const ConfigNode& node) const {
+std::vector<std::string> read_patterns(const ConfigNode& node) {
   std::vector<std::string> patterns;
   if (node.kind == ConfigNode::Kind::kList) {
     for (const ConfigNode& item : node.items) patterns.push_back(read_text(item, "a glob"));
@@ -129,7 +106,48 @@ void PatternsLeaf::read(const ConfigNode& node) const {
   }
   if (patterns.empty()) throw ConfigError("must not be empty");
   for (const std::string& pattern : patterns) expand_braces(pattern);
-  value_ = std::move(patterns);
+  return patterns;
+}
+
+// `read` makes the value of a node.
+template <class T, class Read>
+ConfigLeaf leaf_of(T& target, Read read) {
+  return {[&target, read](const ConfigNode& node) { target = read(node); },
+          [&target] { return Json(target); }};
+}
+
+}  // namespace
+
+ConfigLeaf text_leaf(std::string& target) {
+  return leaf_of(target, [](const ConfigNode& node) { return read_text(node, "text"); });
+}
+
+ConfigLeaf flag_leaf(bool& target) { return leaf_of(target, read_flag); }
+
+ConfigLeaf integer_leaf(int64_t& target, Range<int64_t> range) {
+  return leaf_of(target,
+                 [range](const ConfigNode& node) { return in_range(read_integer(node), range); });
+}
+
+ConfigLeaf real_leaf(double& target, Range<double> range) {
+  return leaf_of(target,
+                 [range](const ConfigNode& node) { return in_range(read_real(node), range); });
+}
+
+ConfigLeaf real_pair_leaf(std::array<double, 2>& target, Range<double> range) {
+  return leaf_of(target, [range](const ConfigNode& node) -> std::array<double, 2> {
+    if (node.kind != ConfigNode::Kind::kList || node.items.size() != 2) {
+      fail_expected("a list of two numbers", node);
+    }
+    return {in_range(read_real(node.items[0]), range), in_range(read_real(node.items[1]), range)};
+  });
+}
+
+ConfigLeaf warmup_leaf(Warmup& target) { return leaf_of(target.value, read_warmup); }
+
+ConfigLeaf patterns_leaf(std::vector<std::string>& target) {
+  return {[&target](const ConfigNode& node) { target = read_patterns(node); },
+          [&target] { return target.size() == 1 ? Json(target[0]) : Json(target); }};
 }
 
 std::string join_choices(const std::vector<std::string>& names) {

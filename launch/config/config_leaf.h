@@ -4,11 +4,11 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <optional>
 #include <string>
-#include <string_view>
-#include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -17,15 +17,13 @@
 
 namespace rankwise {
 
-// A leaf refers to a member of TrainConfig. read() throws ConfigError with the message alone; the
-// reader puts place and key before it.
-class ConfigLeaf {
- public:
-  virtual ~ConfigLeaf() = default;
-  virtual void read(const ConfigNode& node) const = 0;
-  virtual Json value() const = 0;  // null: not set
+// Refers to a member of TrainConfig.
+struct ConfigLeaf {
+  // Throws ConfigError with the message alone; the reader puts place and key before it.
+  std::function<void(const ConfigNode&)> read;
+  std::function<Json()> value;  // null: not set
   // "none | nf4" when only certain names are allowed, otherwise "".
-  virtual std::string allowed_names() const { return ""; }
+  std::string allowed_names = {};
 };
 
 template <class T>
@@ -36,136 +34,52 @@ struct Range {
   bool max_allowed = true;
 };
 
-class TextLeaf : public ConfigLeaf {
- public:
-  explicit TextLeaf(std::string& value) : value_(value) {}
-  void read(const ConfigNode& node) const override;
-  Json value() const override { return value_; }
-
- private:
-  std::string& value_;
-};
-
-class FlagLeaf : public ConfigLeaf {
- public:
-  explicit FlagLeaf(bool& value) : value_(value) {}
-  void read(const ConfigNode& node) const override;
-  Json value() const override { return value_; }
-
- private:
-  bool& value_;
-};
-
-class IntegerLeaf : public ConfigLeaf {
- public:
-  IntegerLeaf(int64_t& value, Range<int64_t> range) : value_(value), range_(range) {}
-  void read(const ConfigNode& node) const override;
-  Json value() const override { return value_; }
-
- private:
-  int64_t& value_;
-  Range<int64_t> range_;
-};
-
-class RealLeaf : public ConfigLeaf {
- public:
-  RealLeaf(double& value, Range<double> range) : value_(value), range_(range) {}
-  void read(const ConfigNode& node) const override;
-  Json value() const override { return value_; }
-
- private:
-  double& value_;
-  Range<double> range_;
-};
-
+ConfigLeaf text_leaf(std::string& target);
+ConfigLeaf flag_leaf(bool& target);
+ConfigLeaf integer_leaf(int64_t& target, Range<int64_t> range);
+ConfigLeaf real_leaf(double& target, Range<double> range);
 // A list of exactly two numbers.
-class RealPairLeaf : public ConfigLeaf {
- public:
-  RealPairLeaf(std::array<double, 2>& value, Range<double> range) : value_(value), range_(range) {}
-  void read(const ConfigNode& node) const override;
-  Json value() const override { return {value_[0], value_[1]}; }
-
- private:
-  std::array<double, 2>& value_;
-  Range<double> range_;
-};
-
-class WarmupLeaf : public ConfigLeaf {
- public:
-  explicit WarmupLeaf(Warmup& value) : value_(value) {}
-  void read(const ConfigNode& node) const override;
-  Json value() const override { return value_.value; }
-
- private:
-  Warmup& value_;
-};
-
+ConfigLeaf real_pair_leaf(std::array<double, 2>& target, Range<double> range);
+ConfigLeaf warmup_leaf(Warmup& target);
 // One glob, or a list of them.
-class PatternsLeaf : public ConfigLeaf {
- public:
-  explicit PatternsLeaf(std::vector<std::string>& value) : value_(value) {}
-  void read(const ConfigNode& node) const override;
-  Json value() const override { return value_.size() == 1 ? Json(value_[0]) : Json(value_); }
+ConfigLeaf patterns_leaf(std::vector<std::string>& target);
 
- private:
-  std::vector<std::string>& value_;
-};
-
-std::string join_choices(const std::vector<std::string>& names);
 // The index of the name that `node` gives; an error lists the names this version offers.
 size_t read_choice(const ConfigNode& node, const std::vector<std::string>& names);
+std::string join_choices(const std::vector<std::string>& names);
 
 template <class Enum>
-class ChoiceLeaf : public ConfigLeaf {
- public:
-  using Names = std::vector<std::pair<std::string, Enum>>;
-  // An enumerator without a name is printed as "not set".
-  ChoiceLeaf(Enum& value, Names names) : value_(value), names_(std::move(names)) {}
+using Choices = std::vector<std::pair<std::string, Enum>>;
 
-  void read(const ConfigNode& node) const override {
-    value_ = names_[read_choice(node, names())].second;
-  }
-  Json value() const override {
-    for (const auto& [name, choice] : names_) {
-      if (choice == value_) return name;
+// An enumerator without a name is printed as "not set".
+template <class Enum>
+ConfigLeaf choice_leaf(Enum& target, const std::type_identity_t<Choices<Enum>>& choices) {
+  std::vector<std::string> names;
+  for (const auto& [name, choice] : choices) names.push_back(name);
+  const auto read = [&target, choices, names](const ConfigNode& node) {
+    target = choices[read_choice(node, names)].second;
+  };
+  const auto value = [&target, choices]() -> Json {
+    for (const auto& [name, choice] : choices) {
+      if (choice == target) return name;
     }
     return nullptr;
-  }
-  std::string allowed_names() const override { return join_choices(names()); }
+  };
+  return {read, value, join_choices(names)};
+}
 
- private:
-  std::vector<std::string> names() const {
-    std::vector<std::string> names;
-    for (const auto& [name, choice] : names_) names.push_back(name);
-    return names;
-  }
-
-  Enum& value_;
-  Names names_;
-};
-
-// A value that may be absent; `Leaf` reads and checks it when it is there. `null` takes it away
-// again, so that an override can (train.steps=null train.epochs=3).
-template <class Leaf, class T, class... Rules>
-class OptionalLeaf : public ConfigLeaf {
- public:
-  explicit OptionalLeaf(std::optional<T>& value, Rules... rules)
-      : value_(value), rules_(std::move(rules)...) {}
-
-  void read(const ConfigNode& node) const override {
-    if (node.kind == ConfigNode::Kind::kNull) {
-      value_.reset();
-      return;
-    }
+// A value that may be absent; make_leaf(T&, rules...) reads and checks it when it is there. `null`
+// takes it away again, so that an override can (train.steps=null train.epochs=3).
+template <class T, class... Rules>
+ConfigLeaf optional_leaf(std::optional<T>& target, ConfigLeaf (*make_leaf)(T&, Rules...),
+                         std::type_identity_t<Rules>... rules) {
+  const auto read = [&target, make_leaf, rules...](const ConfigNode& node) {
+    if (node.kind == ConfigNode::Kind::kNull) return target.reset();
     T inner{};
-    std::apply([&](const Rules&... rules) { Leaf(inner, rules...).read(node); }, rules_);
-    value_ = std::move(inner);
-  }
-  Json value() const override { return value_ ? Json(*value_) : Json(nullptr); }
-
- private:
-  std::optional<T>& value_;
-  std::tuple<Rules...> rules_;
-};
+    make_leaf(inner, rules...).read(node);
+    target = std::move(inner);
+  };
+  return {read, [&target] { return target ? Json(*target) : Json(nullptr); }};
+}
 
 }  // namespace rankwise

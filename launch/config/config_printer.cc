@@ -46,7 +46,7 @@ std::string to_yaml(const Json& value) {
 void ConfigPrinter::leaf(const ConfigKey& key, const ConfigLeaf& leaf) {
   if (!key.unused_because.empty()) return;
   const Json value = leaf.value();
-  const std::string names = leaf.allowed_names();
+  const std::string names = leaf.allowed_names;
   const std::string help = names.empty() ? key.help : names + ": " + key.help;
   if (value.is_null()) {
     add_line(fmt::format("# {}:", key.name), help);

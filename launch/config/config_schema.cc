@@ -12,66 +12,62 @@ constexpr Range<double> kFraction = {.min = 0.0, .max = 1.0, .max_allowed = fals
 constexpr Range<double> kPositive = {.min = 0.0, .min_allowed = false};
 constexpr Range<double> kNotNegativeReal = {.min = 0.0};
 
-using OptionalText = OptionalLeaf<TextLeaf, std::string>;
-using OptionalInteger = OptionalLeaf<IntegerLeaf, int64_t, Range<int64_t>>;
-using OptionalReal = OptionalLeaf<RealLeaf, double, Range<double>>;
-
 void visit_model(ModelSection& model, ConfigVisitor& visitor) {
   visitor.leaf({"path",
                 "Hugging Face folder (config.json, safetensors, tokenizer), or a store written by "
                 "`quantize`",
                 true},
-               TextLeaf(model.path));
-  visitor.leaf({"init", "those of path, or a fresh model after its config.json"},
-               ChoiceLeaf<ModelInit>(
-                   model.init, {{"weights", ModelInit::kWeights}, {"random", ModelInit::kRandom}}));
+               text_leaf(model.path));
+  visitor.leaf(
+      {"init", "those of path, or a fresh model after its config.json"},
+      choice_leaf(model.init, {{"weights", ModelInit::kWeights}, {"random", ModelInit::kRandom}}));
   visitor.leaf({"quant", "storage of the frozen linear weights"},
-               ChoiceLeaf<BaseQuantization>(model.quant, {{"none", BaseQuantization::kNone},
-                                                          {"nf4", BaseQuantization::kNf4}}));
-  visitor.leaf({"double_quant", "with nf4: quantise the scales too"}, FlagLeaf(model.double_quant));
+               choice_leaf(model.quant,
+                           {{"none", BaseQuantization::kNone}, {"nf4", BaseQuantization::kNf4}}));
+  visitor.leaf({"double_quant", "with nf4: quantise the scales too"},
+               flag_leaf(model.double_quant));
   visitor.leaf({"compute", "number type; auto is fp32 on the CPU and bf16 on CUDA"},
-               ChoiceLeaf<ComputeType>(model.compute, {{"auto", ComputeType::kAuto},
-                                                       {"fp32", ComputeType::kFp32},
-                                                       {"bf16", ComputeType::kBf16}}));
+               choice_leaf(model.compute, {{"auto", ComputeType::kAuto},
+                                           {"fp32", ComputeType::kFp32},
+                                           {"bf16", ComputeType::kBf16}}));
 }
 
 void visit_adapt_rule(AdaptRule& rule, ConfigVisitor& visitor) {
   visitor.leaf({"match",
                 "all-linear, or one or several globs on module names "
                 "(\"model.layers.*.self_attn.{q,v}_proj\")"},
-               PatternsLeaf(rule.match));
+               patterns_leaf(rule.match));
   visitor.leaf({"method", "adapters, the weights themselves, or nothing"},
-               ChoiceLeaf<AdaptMethod>(rule.method, {{"lora", AdaptMethod::kLora},
-                                                     {"full", AdaptMethod::kFull},
-                                                     {"frozen", AdaptMethod::kFrozen}}));
+               choice_leaf(rule.method, {{"lora", AdaptMethod::kLora},
+                                         {"full", AdaptMethod::kFull},
+                                         {"frozen", AdaptMethod::kFrozen}}));
   const std::string not_lora = rule.method == AdaptMethod::kLora ? "" : "method is not lora";
   visitor.leaf({"from", "start from this PEFT adapter folder, with its rank, alpha and rslora",
                 false, not_lora},
-               OptionalText(rule.from));
+               optional_leaf(rule.from, text_leaf));
   const std::string not_here =
       not_lora.empty() && rule.from ? "the adapter of `from` brings its own" : not_lora;
   visitor.leaf({"rank", "rank of A and B", false, not_here},
-               IntegerLeaf(rule.rank, {.min = 1, .max = 65536}));
+               integer_leaf(rule.rank, {.min = 1, .max = 65536}));
   visitor.leaf({"alpha", "scale of the adapter: alpha / rank", false, not_here},
-               RealLeaf(rule.alpha, kPositive));
+               real_leaf(rule.alpha, kPositive));
   visitor.leaf({"rslora", "scale alpha / sqrt(rank) instead", false, not_here},
-               FlagLeaf(rule.rslora));
+               flag_leaf(rule.rslora));
   visitor.leaf({"dropout", "on the adapter's input, in training", false, not_lora},
-               RealLeaf(rule.dropout, kFraction));
+               real_leaf(rule.dropout, kFraction));
   visitor.leaf({"lr_ratio_b", "LoRA+: learning rate of B over that of A", false, not_lora},
-               RealLeaf(rule.lr_ratio_b, kPositive));
+               real_leaf(rule.lr_ratio_b, kPositive));
 }
 
 void visit_data_source(DataSource& source, ConfigVisitor& visitor) {
-  visitor.leaf({"path", "JSON lines, or one JSON array", true}, TextLeaf(source.path));
+  visitor.leaf({"path", "JSON lines, or one JSON array", true}, text_leaf(source.path));
   visitor.leaf({"format", "what a record holds"},
-               ChoiceLeaf<RecordFormat>(source.format,
-                                        {{"prompt-completion", RecordFormat::kPromptCompletion},
-                                         {"alpaca", RecordFormat::kAlpaca},
-                                         {"text", RecordFormat::kText},
-                                         {"tokens", RecordFormat::kTokens}}));
+               choice_leaf(source.format, {{"prompt-completion", RecordFormat::kPromptCompletion},
+                                           {"alpaca", RecordFormat::kAlpaca},
+                                           {"text", RecordFormat::kText},
+                                           {"tokens", RecordFormat::kTokens}}));
   visitor.leaf({"weight", "times each record is taken per epoch; 0.5 keeps every second"},
-               RealLeaf(source.weight, {.min = 0.0, .max = 1000.0, .min_allowed = false}));
+               real_leaf(source.weight, {.min = 0.0, .max = 1000.0, .min_allowed = false}));
 }
 
 void visit_sources(const ConfigKey& key, std::vector<DataSource>& sources, ConfigVisitor& visitor) {
@@ -84,79 +80,80 @@ void visit_data(DataSection& data, ConfigVisitor& visitor) {
   visit_sources({"train", "what to train on", true}, data.train, visitor);
   visit_sources({"eval", "what to evaluate on"}, data.eval, visitor);
   visitor.leaf({"shuffle", "a new order each epoch; false: rows in file order"},
-               FlagLeaf(data.shuffle));
+               flag_leaf(data.shuffle));
   visitor.leaf({"template", "the text of a record as it is; alpaca records have their own"},
-               ChoiceLeaf<PromptTemplate>(data.prompt_template, {{"none", PromptTemplate::kNone}}));
+               choice_leaf(data.prompt_template, {{"none", PromptTemplate::kNone}}));
   visitor.leaf({"seq_len", "most tokens in a row"},
-               IntegerLeaf(data.seq_len, {.min = 2, .max = 16'777'216}));
+               integer_leaf(data.seq_len, {.min = 2, .max = 16'777'216}));
   visitor.leaf({"long_samples", "samples above seq_len; required when there is one"},
-               ChoiceLeaf<LongSamples>(data.long_samples, {{"drop", LongSamples::kDrop},
-                                                           {"truncate", LongSamples::kTruncate},
-                                                           {"split", LongSamples::kSplit},
-                                                           {"error", LongSamples::kError}}));
+               choice_leaf(data.long_samples, {{"drop", LongSamples::kDrop},
+                                               {"truncate", LongSamples::kTruncate},
+                                               {"split", LongSamples::kSplit},
+                                               {"error", LongSamples::kError}}));
   visitor.leaf({"packing", "several samples in a row of seq_len; none sees another"},
-               FlagLeaf(data.packing));
-  visitor.leaf({"train_on_prompt", "learn the prompts too"}, FlagLeaf(data.train_on_prompt));
+               flag_leaf(data.packing));
+  visitor.leaf({"train_on_prompt", "learn the prompts too"}, flag_leaf(data.train_on_prompt));
 }
 
 void visit_train(TrainSection& train, ConfigVisitor& visitor) {
   visitor.leaf({"steps", "optimizer steps; or give epochs"},
-               OptionalInteger(train.steps, kAtLeastOne));
-  visitor.leaf({"epochs", "passes over the data; or give steps"},
-               OptionalReal(train.epochs, {.min = 0.0, .max = 1e6, .min_allowed = false}));
+               optional_leaf(train.steps, integer_leaf, kAtLeastOne));
+  visitor.leaf(
+      {"epochs", "passes over the data; or give steps"},
+      optional_leaf(train.epochs, real_leaf, {.min = 0.0, .max = 1e6, .min_allowed = false}));
   visitor.leaf({"global_batch", "rows per optimizer step, over all ranks"},
-               IntegerLeaf(train.global_batch, kAtLeastOne));
+               integer_leaf(train.global_batch, kAtLeastOne));
   visitor.leaf({"micro_batch", "rows per forward pass of one rank"},
-               IntegerLeaf(train.micro_batch, kAtLeastOne));
+               integer_leaf(train.micro_batch, kAtLeastOne));
   visitor.leaf({"seed", "of data order, initialisation and dropout"},
-               IntegerLeaf(train.seed, {.min = 0}));
+               integer_leaf(train.seed, {.min = 0}));
   visitor.leaf(
       {"recompute", "what backward computes again to save memory; auto: as little as fits"},
-      ChoiceLeaf<std::optional<Recompute>>(train.recompute, {{"auto", std::nullopt},
-                                                             {"none", Recompute::kNone},
-                                                             {"selective", Recompute::kSelective},
-                                                             {"full", Recompute::kFull}}));
+      choice_leaf(train.recompute, {{"auto", std::nullopt},
+                                    {"none", Recompute::kNone},
+                                    {"selective", Recompute::kSelective},
+                                    {"full", Recompute::kFull}}));
   visitor.leaf({"deterministic", "the same bits in every run on CUDA, slower; the CPU always is"},
-               FlagLeaf(train.deterministic));
+               flag_leaf(train.deterministic));
 }
 
 void visit_optim(OptimSection& optim, ConfigVisitor& visitor) {
   visitor.leaf({"name", "with fp32 moments"},
-               ChoiceLeaf<OptimizerName>(optim.name, {{"adamw", OptimizerName::kAdamW}}));
-  visitor.leaf({"lr", "peak learning rate"}, RealLeaf(optim.lr, kPositive));
+               choice_leaf(optim.name, {{"adamw", OptimizerName::kAdamW}}));
+  visitor.leaf({"lr", "peak learning rate"}, real_leaf(optim.lr, kPositive));
   visitor.leaf({"schedule", "after the warm-up"},
-               ChoiceLeaf<ScheduleKind>(optim.schedule, {{"constant", ScheduleKind::kConstant},
-                                                         {"linear", ScheduleKind::kLinear},
-                                                         {"cosine", ScheduleKind::kCosine}}));
+               choice_leaf(optim.schedule, {{"constant", ScheduleKind::kConstant},
+                                            {"linear", ScheduleKind::kLinear},
+                                            {"cosine", ScheduleKind::kCosine}}));
   visitor.leaf({"warmup", "below 1: fraction of all steps; otherwise a number of steps"},
-               WarmupLeaf(optim.warmup));
+               warmup_leaf(optim.warmup));
   visitor.leaf({"min_lr", "learning rate at the end of the schedule"},
-               RealLeaf(optim.min_lr, kNotNegativeReal));
-  visitor.leaf({"betas", "decay rates of the moments"}, RealPairLeaf(optim.betas, kFraction));
-  visitor.leaf({"eps", "added to the root of the second moment"}, RealLeaf(optim.eps, kPositive));
+               real_leaf(optim.min_lr, kNotNegativeReal));
+  visitor.leaf({"betas", "decay rates of the moments"}, real_pair_leaf(optim.betas, kFraction));
+  visitor.leaf({"eps", "added to the root of the second moment"}, real_leaf(optim.eps, kPositive));
   visitor.leaf({"weight_decay", "decoupled, as in AdamW"},
-               RealLeaf(optim.weight_decay, kNotNegativeReal));
+               real_leaf(optim.weight_decay, kNotNegativeReal));
   visitor.leaf({"max_grad_norm", "clip gradients to this global norm; 0: never"},
-               RealLeaf(optim.max_grad_norm, kNotNegativeReal));
+               real_leaf(optim.max_grad_norm, kNotNegativeReal));
 }
 
 void visit_reporting(TrainConfig& config, ConfigVisitor& visitor) {
   visitor.section({"eval", "evaluation during training, on data.eval"}, [&] {
     visitor.leaf({"every", "steps between evaluations; 0: only after the last step"},
-                 IntegerLeaf(config.eval.every, kNotNegative));
+                 integer_leaf(config.eval.every, kNotNegative));
     visitor.leaf({"batches", "global batches per evaluation; 0: all of data.eval"},
-                 IntegerLeaf(config.eval.batches, kNotNegative));
+                 integer_leaf(config.eval.batches, kNotNegative));
   });
   visitor.section({"checkpoint", "what the run leaves behind"}, [&] {
     visitor.leaf({"dir", "run folder: metrics, log, charts, adapter"},
-                 TextLeaf(config.checkpoint.dir));
+                 text_leaf(config.checkpoint.dir));
   });
   visitor.section({"log", "console and metrics files"}, [&] {
-    visitor.leaf({"every", "steps between lines"}, IntegerLeaf(config.log.every, kAtLeastOne));
+    visitor.leaf({"every", "steps between lines"}, integer_leaf(config.log.every, kAtLeastOne));
   });
   visitor.section({"guard", "what ends a run that gets nowhere"}, [&] {
     visitor.leaf({"hang_seconds", "several ranks: most time for one operation; 0: any time"},
-                 IntegerLeaf(config.guard.hang_seconds, {.min = 0, .max = 86'400}));
+                 integer_leaf(config.guard.hang_seconds, {.min = 0, .max = 86'400}));
   });
 }
 
@@ -164,9 +161,9 @@ void visit_reporting(TrainConfig& config, ConfigVisitor& visitor) {
 
 void visit_config(TrainConfig& config, ConfigVisitor& visitor) {
   visitor.leaf({"device", "where to compute; auto: cuda when there is a GPU and one rank"},
-               ChoiceLeaf<DeviceChoice>(config.device, {{"auto", DeviceChoice::kAuto},
-                                                        {"cpu", DeviceChoice::kCpu},
-                                                        {"cuda", DeviceChoice::kCuda}}));
+               choice_leaf(config.device, {{"auto", DeviceChoice::kAuto},
+                                           {"cpu", DeviceChoice::kCpu},
+                                           {"cuda", DeviceChoice::kCuda}}));
   visitor.section({"model", "the base model"}, [&] { visit_model(config.model, visitor); });
   visitor.list(
       {"adapt", "what trains, and how: the first matching rule wins, the rest is frozen"},
@@ -181,11 +178,11 @@ void visit_config(TrainConfig& config, ConfigVisitor& visitor) {
     visitor.leaf({"tensor",
                   "ranks that share one copy of the model: each holds a part of every "
                   "matrix; divides the number of attention heads"},
-                 IntegerLeaf(config.parallel.tensor, {.min = 1}));
+                 integer_leaf(config.parallel.tensor, {.min = 1}));
     visitor.leaf({"shard_base",
                   "data: the 4-bit base is split over the data ranks too, and gathered "
                   "block by block"},
-                 ChoiceLeaf<bool>(config.parallel.shard_base, {{"none", false}, {"data", true}}));
+                 choice_leaf(config.parallel.shard_base, {{"none", false}, {"data", true}}));
   });
   visit_reporting(config, visitor);
 }

@@ -110,12 +110,4 @@ bool matches(const AdaptRule& rule, std::string_view module, ModuleKind kind) {
   });
 }
 
-const AdaptRule* first_matching_rule(const std::vector<AdaptRule>& rules, std::string_view module,
-                                     ModuleKind kind) {
-  const auto rule = std::find_if(rules.begin(), rules.end(), [&](const AdaptRule& candidate) {
-    return matches(candidate, module, kind);
-  });
-  return rule == rules.end() ? nullptr : &*rule;
-}
-
 }  // namespace rankwise

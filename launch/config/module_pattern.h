@@ -21,8 +21,5 @@ bool matches_glob(std::string_view pattern, std::string_view name);
 std::vector<std::string> expand_braces(std::string_view pattern);
 
 bool matches(const AdaptRule& rule, std::string_view module, ModuleKind kind);
-// The first rule that matches, or null: the module is frozen.
-const AdaptRule* first_matching_rule(const std::vector<AdaptRule>& rules, std::string_view module,
-                                     ModuleKind kind);
 
 }  // namespace rankwise

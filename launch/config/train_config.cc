@@ -3,9 +3,7 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cmath>
-#include <tuple>
 
 #include "launch/config/config_printer.h"
 #include "launch/config/config_reader.h"
@@ -43,24 +41,7 @@ TrainConfig read_config(ConfigNode root, std::string_view source,
   return config;
 }
 
-bool same_sources(const std::vector<DataSource>& a, const std::vector<DataSource>& b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
-                    [](const DataSource& left, const DataSource& right) {
-                      return std::tie(left.path, left.format, left.weight) ==
-                             std::tie(right.path, right.format, right.weight);
-                    });
-}
-
 }  // namespace
-
-bool DataSection::operator==(const DataSection& other) const {
-  const auto scalars = [](const DataSection& data) {
-    return std::tie(data.shuffle, data.prompt_template, data.seq_len, data.long_samples,
-                    data.packing, data.train_on_prompt);
-  };
-  return same_sources(train, other.train) && same_sources(eval, other.eval) &&
-         scalars(*this) == scalars(other);
-}
 
 int64_t Warmup::steps(int64_t total_steps) const {
   if (value >= 1.0) return static_cast<int64_t>(value);

@@ -59,7 +59,7 @@ struct DataSection {
   LongSamples long_samples = LongSamples::kUnset;
   bool packing = true;
   bool train_on_prompt = false;
-  bool operator==(const DataSection&) const;
+  bool operator==(const DataSection&) const = default;
 };
 
 struct TrainSection {

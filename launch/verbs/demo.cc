@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "launch/verbs/demo.h"
-
 #include <fmt/ostream.h>
 
 #include <CLI/CLI.hpp>
@@ -9,6 +7,7 @@
 #include "launch/demo_corpus.h"
 #include "launch/slot_score.h"
 #include "launch/verbs/generate.h"
+#include "launch/verbs/verb.h"
 #include "runtime/data/record_reader.h"
 #include "runtime/data/tokenizer.h"
 #include "runtime/io/atomic_file.h"

@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "launch/verbs/doctor.h"
-
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -12,6 +10,7 @@
 #include "kernels/attention.h"
 #include "launch/machine.h"
 #include "launch/progress_line.h"
+#include "launch/verbs/verb.h"
 #include "launch/version.h"
 #include "parallel/nccl_communicator.h"
 #include "runtime/device.h"

@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "launch/verbs/evaluate.h"
-
 #include <CLI/CLI.hpp>
 #include <ostream>
 
@@ -9,6 +7,7 @@
 #include "launch/evaluation.h"
 #include "launch/inference_model.h"
 #include "launch/training_data.h"
+#include "launch/verbs/verb.h"
 #include "runtime/io/safetensors.h"
 #include "runtime/transfer.h"
 

@@ -3,12 +3,12 @@
 
 #include <fmt/ostream.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <filesystem>
 
 #include "launch/model_files.h"
 #include "launch/output_folder.h"
+#include "launch/verbs/choice_options.h"
 #include "model/adapters/lora_adapter.h"
 #include "model/adapters/peft_folder.h"
 #include "model/hf_folder.h"
@@ -138,14 +138,13 @@ class ExportVerb : public Verb {
   void add_options(CLI::App& app) override {
     app.add_option("RUN", options_.source, "run folder, or an adapter or model folder")->required();
     app.add_option("-o,--output", options_.output, "folder to write")->required();
-    app.add_option("--part", part_, "of a run that trained both: adapter or model")
-        ->check(CLI::IsMember({"adapter", "model"}));
+    add_choice<ExportPart>(app, "--part", options_.part,
+                           {{"adapter", ExportPart::kAdapter}, {"model", ExportPart::kModel}},
+                           "of a run that trained both: adapter or model");
     app.add_flag("--overwrite", options_.overwrite, "replace the folder when it exists");
   }
   int run(VerbContext& context) override {
     if (context.world.rank() != 0) return static_cast<int>(ExitCode::kDone);
-    if (part_ == "adapter") options_.part = ExportPart::kAdapter;
-    if (part_ == "model") options_.part = ExportPart::kModel;
     const ExportReport report = export_result(options_);
     fmt::print(context.out, "{}: {} from {}, {} tensors, {} elements\n", options_.output,
                report.is_adapter ? "PEFT adapter" : "model", report.source, report.tensors,
@@ -158,7 +157,6 @@ class ExportVerb : public Verb {
 
  private:
   ExportOptions options_;
-  std::string part_;
 };
 
 }  // namespace

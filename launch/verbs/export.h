@@ -31,6 +31,4 @@ struct ExportReport {
 // not set; FormatError names a tensor that does not fit; DiskError leaves nothing under the name.
 ExportReport export_result(const ExportOptions& options);
 
-std::unique_ptr<Verb> make_export_verb();
-
 }  // namespace rankwise

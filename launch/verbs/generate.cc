@@ -3,22 +3,16 @@
 
 #include <fmt/ostream.h>
 
-#include <CLI/CLI.hpp>
 #include <filesystem>
 #include <fstream>
-#include <map>
 
 #include "launch/device_choice.h"
 #include "launch/inference_model.h"
+#include "launch/verbs/choice_options.h"
 #include "runtime/data/record_reader.h"
 
 namespace rankwise {
 namespace {
-
-const std::map<std::string, DeviceChoice> kDevices = {
-    {"auto", DeviceChoice::kAuto}, {"cpu", DeviceChoice::kCpu}, {"cuda", DeviceChoice::kCuda}};
-const std::map<std::string, ComputeType> kComputeTypes = {
-    {"auto", ComputeType::kAuto}, {"fp32", ComputeType::kFp32}, {"bf16", ComputeType::kBf16}};
 
 void check(const GenerateOptions& sampling) {
   if (sampling.max_new_tokens < 1) {
@@ -88,22 +82,12 @@ class GenerateVerb : public Verb {
                    "sample from the most likely tokens that reach this probability")
         ->capture_default_str();
     app.add_option("--seed", sampling.seed, "seed of the sampling")->capture_default_str();
-    app.add_option("--quant", quant_, "quantise the base while loading")
-        ->check(CLI::IsMember({"none", "nf4"}))
-        ->capture_default_str();
-    app.add_option("--device", device_, "where to compute")
-        ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
-        ->capture_default_str();
-    app.add_option("--compute", compute_, "number type; auto: fp32 on the CPU, bf16 on CUDA")
-        ->check(CLI::IsMember({"auto", "fp32", "bf16"}))
-        ->capture_default_str();
+    add_quant_option(app, options_.quantize_nf4, "quantise the base while loading");
+    add_device_options(app, options_.device, options_.compute);
   }
   int run(VerbContext& context) override {
     if (context.world.rank() != 0) return static_cast<int>(ExitCode::kDone);
     if (!prompt_ && prompts_.empty()) throw ConfigError("--prompt or --prompts is needed");
-    options_.quantize_nf4 = quant_ == "nf4";
-    options_.device = kDevices.at(device_);
-    options_.compute = kComputeTypes.at(compute_);
     options_.prompts = prompt_ ? std::vector<std::string>{*prompt_} : read_prompts(prompts_);
     generate_text(options_, [&](size_t index, const std::string& text) {
       if (prompt_) {
@@ -120,9 +104,6 @@ class GenerateVerb : public Verb {
   GenerateTextOptions options_;
   std::optional<std::string> prompt_;  // may be empty: a tokenizer can begin with BOS
   std::string prompts_;
-  std::string quant_ = "none";
-  std::string device_ = "auto";
-  std::string compute_ = "auto";
 };
 
 }  // namespace

@@ -31,6 +31,4 @@ std::vector<std::string> read_prompts(const std::string& path);
 void generate_text(const GenerateTextOptions& options,
                    const std::function<void(size_t, const std::string&)>& emit);
 
-std::unique_ptr<Verb> make_generate_verb();
-
 }  // namespace rankwise

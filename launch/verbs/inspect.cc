@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "launch/verbs/inspect.h"
-
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -12,6 +10,7 @@
 
 #include "launch/model_files.h"
 #include "launch/progress_line.h"
+#include "launch/verbs/verb.h"
 #include "model/adapters/peft_folder.h"
 #include "model/config_reader.h"
 #include "model/model_config.h"
@@ -32,18 +31,21 @@ struct TensorRow {
   std::string storage;  // "F32", "nf4", "nf4 double"
   Shape shape;
   int64_t bytes = 0;
+  bool floating = false;  // dense real numbers
 };
 
-bool is_floating(DType dtype) {
-  return dtype == DType::kF16 || dtype == DType::kBF16 || dtype == DType::kF32 ||
-         dtype == DType::kF64;
-}
-
-void require_finite(const Tensor& values, const std::string& place) {
-  const float* data = values.data<float>();
-  for (int64_t i = 0; i < values.numel(); ++i) {
-    if (!std::isfinite(data[i])) {
-      throw FormatError(fmt::format("{}: element {} is not finite", place, i));
+// Reads, by read(name, F32 tensor), and checks every value of the dense tensors.
+template <class Read>
+void require_finite(const std::vector<TensorRow>& rows, const std::string& source, Read read) {
+  Arena arena;
+  for (const TensorRow& row : rows) {
+    if (!row.floating) continue;
+    const Arena::Scope scope = arena.scope("inspect");
+    const Tensor values = arena.allocate("inspect", DType::kF32, row.shape);
+    read(row.name, values);
+    for (int64_t i = 0; i < values.numel(); ++i) {
+      if (std::isfinite(values.data<float>()[i])) continue;
+      throw FormatError(fmt::format("{}: {}: element {} is not finite", source, row.name, i));
     }
   }
 }
@@ -52,7 +54,7 @@ std::vector<TensorRow> rows_of(const SafetensorsFile& file) {
   std::vector<TensorRow> rows;
   for (const SafetensorsEntry& entry : file.entries()) {
     rows.push_back({entry.name, std::string(name_of(entry.dtype)), entry.shape,
-                    static_cast<int64_t>(entry.end - entry.begin)});
+                    static_cast<int64_t>(entry.end - entry.begin), is_floating(entry.dtype)});
   }
   return rows;
 }
@@ -69,8 +71,8 @@ std::vector<TensorRow> rows_of(const WeightSource& source) {
     } else {
       const Shape shape = source.shape(name);
       const DType dtype = source.dtype(name);
-      rows.push_back(
-          {name, std::string(name_of(dtype)), shape, shape.numel() * bits_of(dtype) / 8});
+      rows.push_back({name, std::string(name_of(dtype)), shape, shape.numel() * bits_of(dtype) / 8,
+                      is_floating(dtype)});
     }
   }
   return rows;
@@ -135,8 +137,9 @@ class InspectVerb : public Verb {
         config.num_key_value_heads, config.vocab_size, parameter_count(config),
         config.tie_word_embeddings ? " (head tied to the embedding)" : "");
     const std::unique_ptr<WeightSource> source = open_weights(path_);
-    print_tensors(rows_of(*source), out);
-    if (verify_) verify_weights(*source, out);
+    const std::vector<TensorRow> rows = rows_of(*source);
+    print_tensors(rows, out);
+    if (verify_) verify_weights(*source, rows, out);
   }
 
   void inspect_adapter(std::ostream& out) const {
@@ -156,16 +159,12 @@ class InspectVerb : public Verb {
     for (const auto& [key, value] : file.metadata()) {
       out << fmt::format("metadata     {}: {}\n", key, value);
     }
-    print_tensors(rows_of(file), out);
+    const std::vector<TensorRow> rows = rows_of(file);
+    print_tensors(rows, out);
     if (!verify_) return;
-    Arena arena;
-    for (const SafetensorsEntry& entry : file.entries()) {
-      if (!is_floating(entry.dtype)) continue;
-      const Arena::Scope scope = arena.scope("inspect");
-      const Tensor values = arena.allocate("inspect", DType::kF32, entry.shape);
-      file.read(entry, values);
-      require_finite(values, fmt::format("{}: {}", path, entry.name));
-    }
+    require_finite(rows, path, [&](const std::string& name, const Tensor& values) {
+      file.read(file.at(name), values);
+    });
     out << fmt::format("verified     every value is finite; sha256 {}\n", sha256_file(path));
   }
 
@@ -211,15 +210,15 @@ class InspectVerb : public Verb {
   }
 
   // The store's own checksums are compared by reading.
-  void verify_weights(const WeightSource& source, std::ostream& out) const {
-    Arena arena;
-    for (const std::string& name : source.names()) {
-      const Arena::Scope scope = arena.scope("inspect");
-      if (source.read_quantized(name, arena, "inspect")) continue;
-      if (!is_floating(source.dtype(name))) continue;
-      const Tensor values = arena.allocate("inspect", DType::kF32, source.shape(name));
+  void verify_weights(const WeightSource& source, const std::vector<TensorRow>& rows,
+                      std::ostream& out) const {
+    require_finite(rows, source.description(), [&](const std::string& name, const Tensor& values) {
       source.read(name, values);
-      require_finite(values, fmt::format("{}: {}", source.description(), name));
+    });
+    Arena arena;
+    for (const TensorRow& row : rows) {
+      const Arena::Scope scope = arena.scope("inspect");
+      source.read_quantized(row.name, arena, "inspect");
     }
     out << fmt::format(
         "verified     every tensor reads back, every value is finite; base sha256 {}\n",

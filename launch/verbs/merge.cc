@@ -3,14 +3,13 @@
 
 #include <fmt/ostream.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <map>
 
 #include "launch/inference_model.h"
 #include "launch/output_folder.h"
+#include "launch/verbs/choice_options.h"
 #include "model/hf_folder.h"
 #include "model/merged_weights.h"
 #include "runtime/io/quantized_store.h"
@@ -19,9 +18,6 @@ namespace rankwise {
 namespace {
 
 constexpr int64_t kProbeTokens = 32;
-
-const std::map<std::string, MergeBase> kBaseNames{{"original", MergeBase::kOriginal},
-                                                  {"dequantized", MergeBase::kDequantized}};
 
 bool is_store(const std::string& path) { return !std::filesystem::is_directory(path); }
 
@@ -145,30 +141,29 @@ class MergeVerb : public Verb {
     app.add_option("MODEL", options_.model, "model folder or quantised store")->required();
     app.add_option("--adapter", options_.adapter, "PEFT adapter folder")->required();
     app.add_option("-o,--output", options_.output, "model folder to write")->required();
-    app.add_option("--base", base_,
-                   "weights to add to: original, or dequantized (what a QLoRA adapter was trained "
-                   "beside); default: original for a folder, dequantized for a store")
-        ->check(CLI::IsMember(kBaseNames));
-    app.add_option("--quant", quant_, "base the adapter was trained beside, for the comparison")
-        ->check(CLI::IsMember({"none", "nf4"}));
+    add_choice<MergeBase>(
+        app, "--base", options_.base,
+        {{"original", MergeBase::kOriginal}, {"dequantized", MergeBase::kDequantized}},
+        "weights to add to: original, or dequantized (what a QLoRA adapter was trained beside); "
+        "default: original for a folder, dequantized for a store");
+    add_choice<bool>(app, "--quant", trained_on_nf4_, {{"none", false}, {"nf4", true}},
+                     "base the adapter was trained beside, for the comparison");
     app.add_flag("!--no-double-quant", options_.double_quant, "NF4 with scales in fp32");
     app.add_flag("--overwrite", options_.overwrite, "replace the folder when it exists");
   }
   int run(VerbContext& context) override {
     if (context.world.rank() != 0) return static_cast<int>(ExitCode::kDone);
-    if (!base_.empty()) options_.base = kBaseNames.at(base_);
-    if (quant_ == "none" && options_.base == MergeBase::kDequantized) {
+    options_.trained_on_nf4 = trained_on_nf4_.value_or(false);
+    if (trained_on_nf4_ == false && options_.base == MergeBase::kDequantized) {
       throw ConfigError("--quant none: contradicts --base dequantized");
     }
-    options_.trained_on_nf4 = quant_ == "nf4";
     fmt::print(context.out, "{}", describe(merge_adapter(options_)));
     return static_cast<int>(ExitCode::kDone);
   }
 
  private:
   MergeOptions options_;
-  std::string base_;
-  std::string quant_;
+  std::optional<bool> trained_on_nf4_;
 };
 
 }  // namespace

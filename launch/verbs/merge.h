@@ -41,6 +41,4 @@ struct MergeReport {
 // each other or the model; DiskError leaves nothing under the name, or what stood there.
 MergeReport merge_adapter(const MergeOptions& options);
 
-std::unique_ptr<Verb> make_merge_verb();
-
 }  // namespace rankwise

@@ -35,6 +35,4 @@ struct QuantizeReport {
 // DiskError leaves nothing under the name, or what stood there.
 QuantizeReport quantize_model(const QuantizeOptions& options);
 
-std::unique_ptr<Verb> make_quantize_verb();
-
 }  // namespace rankwise

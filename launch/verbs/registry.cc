@@ -1,20 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "launch/verbs/bench.h"
-#include "launch/verbs/demo.h"
-#include "launch/verbs/doctor.h"
-#include "launch/verbs/evaluate.h"
-#include "launch/verbs/export.h"
-#include "launch/verbs/generate.h"
-#include "launch/verbs/inspect.h"
-#include "launch/verbs/merge.h"
-#include "launch/verbs/quantize.h"
-#include "launch/verbs/train.h"
 #include "launch/verbs/verb.h"
 
 namespace rankwise {
 
 std::vector<std::unique_ptr<Verb>> make_verbs() {
-  // A new verb is one line here, and its header above.
+  // A new verb is one line here, and its maker in verb.h.
   using MakeVerb = std::unique_ptr<Verb> (*)();
   constexpr MakeVerb kMakers[] = {
       make_train_verb,  make_evaluate_verb, make_quantize_verb, make_merge_verb,

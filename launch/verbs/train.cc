@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "launch/verbs/train.h"
-
 #include <CLI/CLI.hpp>
 #include <ostream>
 
 #include "launch/training_run.h"
+#include "launch/verbs/verb.h"
 
 namespace rankwise {
 namespace {

@@ -39,6 +39,18 @@ class Verb {
   virtual int run(VerbContext& context) = 0;
 };
 
+// Each in the file of its name.
+std::unique_ptr<Verb> make_train_verb();
+std::unique_ptr<Verb> make_evaluate_verb();
+std::unique_ptr<Verb> make_quantize_verb();
+std::unique_ptr<Verb> make_merge_verb();
+std::unique_ptr<Verb> make_export_verb();
+std::unique_ptr<Verb> make_generate_verb();
+std::unique_ptr<Verb> make_bench_verb();
+std::unique_ptr<Verb> make_inspect_verb();
+std::unique_ptr<Verb> make_doctor_verb();
+std::unique_ptr<Verb> make_demo_verb();
+
 // One instance of every verb, in the order of the help (registry.cc: one line per verb).
 std::vector<std::unique_ptr<Verb>> make_verbs();
 

@@ -18,6 +18,7 @@ struct DataSource {
   std::string path;
   RecordFormat format = RecordFormat::kPromptCompletion;
   double weight = 1.0;  // 0.5 keeps every second sample, 2.0 takes all twice per epoch
+  bool operator==(const DataSource&) const = default;
 };
 
 struct DatasetOptions {

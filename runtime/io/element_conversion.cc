@@ -13,68 +13,43 @@ static_assert(std::endian::native == std::endian::little, "files are read as the
 
 // How an element lies in the file, and its value.
 struct Half {
+  static constexpr DType kType = DType::kF16;
   using Stored = uint16_t;
   static float value(Stored bits) { return float_from_f16(bits); }
 };
 struct Bfloat {
+  static constexpr DType kType = DType::kBF16;
   using Stored = uint16_t;
   static float value(Stored bits) { return float_from_bf16(bits); }
 };
-template <class T>
+template <class T, DType type>
 struct Plain {
+  static constexpr DType kType = type;
   using Stored = T;
   static T value(T stored) { return stored; }
 };
 
+template <class Element, class Visit>
+bool visit_if(DType dtype, Visit visit) {
+  if (dtype == Element::kType) visit(Element{});
+  return dtype == Element::kType;
+}
+
 // Calls visit(Element{}) for the types whose values convert; false for all others.
 template <class Visit>
 bool visit_element(DType dtype, Visit visit) {
-  switch (dtype) {
-    case DType::kF16:
-      visit(Half{});
-      return true;
-    case DType::kBF16:
-      visit(Bfloat{});
-      return true;
-    case DType::kF32:
-      visit(Plain<float>{});
-      return true;
-    case DType::kF64:
-      visit(Plain<double>{});
-      return true;
-    case DType::kBool:
-    case DType::kU8:
-      visit(Plain<uint8_t>{});
-      return true;
-    case DType::kI8:
-      visit(Plain<int8_t>{});
-      return true;
-    case DType::kU16:
-      visit(Plain<uint16_t>{});
-      return true;
-    case DType::kI16:
-      visit(Plain<int16_t>{});
-      return true;
-    case DType::kU32:
-      visit(Plain<uint32_t>{});
-      return true;
-    case DType::kI32:
-      visit(Plain<int32_t>{});
-      return true;
-    case DType::kU64:
-      visit(Plain<uint64_t>{});
-      return true;
-    case DType::kI64:
-      visit(Plain<int64_t>{});
-      return true;
-    default:
-      return false;
-  }
-}
-
-bool is_real(DType dtype) {
-  return dtype == DType::kF16 || dtype == DType::kBF16 || dtype == DType::kF32 ||
-         dtype == DType::kF64;
+  return visit_if<Half>(dtype, visit) || visit_if<Bfloat>(dtype, visit) ||
+         visit_if<Plain<float, DType::kF32>>(dtype, visit) ||
+         visit_if<Plain<double, DType::kF64>>(dtype, visit) ||
+         visit_if<Plain<uint8_t, DType::kBool>>(dtype, visit) ||
+         visit_if<Plain<uint8_t, DType::kU8>>(dtype, visit) ||
+         visit_if<Plain<int8_t, DType::kI8>>(dtype, visit) ||
+         visit_if<Plain<uint16_t, DType::kU16>>(dtype, visit) ||
+         visit_if<Plain<int16_t, DType::kI16>>(dtype, visit) ||
+         visit_if<Plain<uint32_t, DType::kU32>>(dtype, visit) ||
+         visit_if<Plain<int32_t, DType::kI32>>(dtype, visit) ||
+         visit_if<Plain<uint64_t, DType::kU64>>(dtype, visit) ||
+         visit_if<Plain<int64_t, DType::kI64>>(dtype, visit);
 }
 
 template <class Element, class To>
@@ -108,7 +83,7 @@ bool is_convertible(DType from, DType to) {
   if (from == to) return true;
   if (!visit_element(from, [](auto) {})) return false;
   if (to == DType::kF32 || to == DType::kF64) return true;
-  return !is_real(from) && (to == DType::kI32 || to == DType::kI64);
+  return !is_floating(from) && (to == DType::kI32 || to == DType::kI64);
 }
 
 void convert_elements(std::span<const std::byte> bytes, DType from, const Tensor& out,

@@ -58,6 +58,16 @@ void read_selection(hid_t dataset, hid_t selection, const Tensor& out, const Pla
   require_read(H5Dread(dataset, type, memory, selection, H5P_DEFAULT, out.raw()) >= 0, place);
 }
 
+template <class T>
+T read_number(hid_t file, const Place& place, const std::string& attribute, H5T_class_t kind) {
+  hdf5::prepare_library();
+  const Handle object = hdf5::open_object(file, place);
+  const Handle opened = hdf5::open_attribute(object, place, attribute, kind);
+  T value{};
+  require_read(H5Aread(opened, hdf5::type_info(dtype_of<T>(), place).type, &value) >= 0, place);
+  return value;
+}
+
 }  // namespace
 
 Hdf5File::Hdf5File(const std::string& path, Mode mode) : path_(path) {
@@ -155,23 +165,11 @@ std::string Hdf5File::read_bytes(const std::string& name) const {
 
 int64_t Hdf5File::read_integer_attribute(const std::string& name,
                                          const std::string& attribute) const {
-  hdf5::prepare_library();
-  const Place place{path_, name};
-  const Handle object = hdf5::open_object(file_, place);
-  const Handle opened = hdf5::open_attribute(object, place, attribute, H5T_INTEGER);
-  int64_t value = 0;
-  require_read(H5Aread(opened, H5T_STD_I64LE, &value) >= 0, place);
-  return value;
+  return read_number<int64_t>(file_, {path_, name}, attribute, H5T_INTEGER);
 }
 
 double Hdf5File::read_real_attribute(const std::string& name, const std::string& attribute) const {
-  hdf5::prepare_library();
-  const Place place{path_, name};
-  const Handle object = hdf5::open_object(file_, place);
-  const Handle opened = hdf5::open_attribute(object, place, attribute, H5T_FLOAT);
-  double value = 0.0;
-  require_read(H5Aread(opened, H5T_IEEE_F64LE, &value) >= 0, place);
-  return value;
+  return read_number<double>(file_, {path_, name}, attribute, H5T_FLOAT);
 }
 
 std::string Hdf5File::read_text_attribute(const std::string& name,

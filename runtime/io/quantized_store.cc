@@ -77,15 +77,6 @@ class StoreWeights final : public WeightSource {
     check_shape(name, dense(name).shape, out.shape());
     read_elements(name, 0, out);
   }
-  void read_rows(std::string_view name, int64_t begin, int64_t end,
-                 const Tensor& out) const override {
-    const int64_t width = row_elements(dense(name).shape);
-    if (out.numel() != (end - begin) * width) {
-      throw error(name, fmt::format("rows [{}, {}) where {} is expected", begin, end,
-                                    to_string(out.shape())));
-    }
-    read_elements(name, begin * width, out);
-  }
   void read_elements(std::string_view name, int64_t first, const Tensor& out) const override;
   std::optional<QuantizedTensor> read_quantized(std::string_view name, const MatrixSlice& slice,
                                                 Arena& arena,

@@ -218,23 +218,6 @@ void SafetensorsFile::read(const SafetensorsEntry& entry, const Tensor& out) con
   read_elements(entry, 0, out);
 }
 
-void SafetensorsFile::read_rows(const SafetensorsEntry& entry, int64_t begin, int64_t end,
-                                const Tensor& out) const {
-  const int64_t rows = entry.shape.rank() == 0 ? 0 : entry.shape.dim(0);
-  if (begin < 0 || end < begin || end > rows) {
-    throw tensor_error(
-        path_, entry.name,
-        fmt::format("no rows [{}, {}) in shape {}", begin, end, to_string(entry.shape)));
-  }
-  const int64_t row_elements = rows == 0 ? 0 : entry.shape.numel() / rows;
-  if (out.numel() != (end - begin) * row_elements) {
-    throw tensor_error(path_, entry.name,
-                       fmt::format("rows [{}, {}) of shape {} where {} is expected", begin, end,
-                                   to_string(entry.shape), to_string(out.shape())));
-  }
-  read_elements(entry, begin * row_elements, out);
-}
-
 void SafetensorsFile::read_elements(const SafetensorsEntry& entry, int64_t first,
                                     const Tensor& out) const {
   RW_ASSERT(out.is_contiguous() && !out.device().is_cuda(), "{}", entry.name);

@@ -43,9 +43,6 @@ class SafetensorsFile {
   // integers). out.numel() must equal the entry's (FormatError). With a null address (measuring
   // mode) only the checks are done.
   void read(const SafetensorsEntry& entry, const Tensor& out) const;
-  // The same for items [begin, end) of dimension 0.
-  void read_rows(const SafetensorsEntry& entry, int64_t begin, int64_t end,
-                 const Tensor& out) const;
   // The same for elements [first, first + out.numel()) of the flattened tensor.
   void read_elements(const SafetensorsEntry& entry, int64_t first, const Tensor& out) const;
 

@@ -55,19 +55,9 @@ class FolderWeights final : public WeightSource {
     }
     place.file->read(*place.entry, out);
   }
-  void read_rows(std::string_view name, int64_t begin, int64_t end,
-                 const Tensor& out) const override {
-    const Place& place = at(name);
-    place.file->read_rows(*place.entry, begin, end, out);
-  }
   void read_elements(std::string_view name, int64_t first, const Tensor& out) const override {
     const Place& place = at(name);
     place.file->read_elements(*place.entry, first, out);
-  }
-  std::optional<QuantizedTensor> read_quantized(std::string_view name, const MatrixSlice&, Arena&,
-                                                std::string_view) const override {
-    at(name);  // an absent tensor is an error, not "dense"
-    return std::nullopt;
   }
   std::string description() const override { return folder_; }
 
@@ -144,6 +134,31 @@ class FolderWeights final : public WeightSource {
 };
 
 }  // namespace
+
+void WeightSource::read_rows(std::string_view name, int64_t begin, int64_t end,
+                             const Tensor& out) const {
+  const Shape whole = shape(name);
+  const int64_t rows = whole.rank() == 0 ? 0 : whole.dim(0);
+  const auto fail = [&](std::string_view reason) {
+    return FormatError(fmt::format("{}: tensor {}: {}", description(), quote(name), reason));
+  };
+  if (begin < 0 || end < begin || end > rows) {
+    throw fail(fmt::format("no rows [{}, {}) in shape {}", begin, end, to_string(whole)));
+  }
+  const int64_t width = rows == 0 ? 0 : whole.numel() / rows;
+  if (out.numel() != (end - begin) * width) {
+    throw fail(fmt::format("rows [{}, {}) of shape {} where {} is expected", begin, end,
+                           to_string(whole), to_string(out.shape())));
+  }
+  read_elements(name, begin * width, out);
+}
+
+std::optional<QuantizedTensor> WeightSource::read_quantized(std::string_view name,
+                                                            const MatrixSlice&, Arena&,
+                                                            std::string_view) const {
+  shape(name);  // an absent tensor is an error, not "dense"
+  return std::nullopt;
+}
 
 std::optional<QuantizedTensor> WeightSource::read_quantized(std::string_view name, Arena& arena,
                                                             std::string_view purpose) const {

@@ -29,15 +29,15 @@ class WeightSource {
   // only the checks are done.
   virtual void read(std::string_view name, const Tensor& out) const = 0;
   virtual void read_rows(std::string_view name, int64_t begin, int64_t end,
-                         const Tensor& out) const = 0;
+                         const Tensor& out) const;
   // Elements [first, first + out.numel()) of the flattened tensor, converted; reads no more than
   // those, or the rows they lie in.
   virtual void read_elements(std::string_view name, int64_t first, const Tensor& out) const = 0;
   // The stored codes and scales of a slice, in tensors of `arena` under `purpose`; nullopt when
-  // this source holds the tensor dense.
+  // this source holds the tensor dense, as all do but quantised stores.
   virtual std::optional<QuantizedTensor> read_quantized(std::string_view name,
                                                         const MatrixSlice& slice, Arena& arena,
-                                                        std::string_view purpose) const = 0;
+                                                        std::string_view purpose) const;
   // Of the whole tensor.
   std::optional<QuantizedTensor> read_quantized(std::string_view name, Arena& arena,
                                                 std::string_view purpose) const;

@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Dense products at the shapes of a training step: base projections, head, LoRA, attention blocks.
-#include <string>
-#include <vector>
-
 #include "kernels/matmul.h"
-#include "runtime/rng.h"
 #include "tests/bench/ceiling.h"
+#include "tests/bench/random_tensor.h"
 
 namespace rankwise {
 namespace {
@@ -14,6 +11,7 @@ struct Product {
   const char* name;
   int64_t m, n, k;
   bool transpose_a, transpose_b;
+  float beta = 0.0f;  // 1: added to the output, as in a step
 };
 
 // T 512, hidden 256, ffn 688.
@@ -30,11 +28,17 @@ constexpr Product kProducts[] = {
     {"lora/a_rank8", 512, 8, 256, false, true},
     {"lora/a_rank16", 512, 16, 256, false, true},
     {"lora/a_rank16_ffn", 512, 16, 688, false, true},
-    {"lora/b_rank8", 512, 256, 8, false, true},
-    {"lora/b_rank16", 512, 256, 16, false, true},
-    {"lora/b_rank16_ffn", 512, 688, 16, false, true},
-    {"lora/da_rank16", 16, 256, 512, true, false},
-    {"lora/db_rank16", 256, 16, 512, true, false},
+    {"lora/b_rank8", 512, 256, 8, false, true, 1.0f},
+    {"lora/b_rank16", 512, 256, 16, false, true, 1.0f},
+    {"lora/b_rank16_ffn", 512, 688, 16, false, true, 1.0f},
+    {"lora/ddown_rank8", 512, 8, 256, false, false},
+    {"lora/dx_rank8", 512, 256, 8, false, false, 1.0f},
+    {"lora/db_rank8", 256, 8, 512, true, false, 1.0f},
+    {"lora/a_rank8_2048", 512, 8, 2048, false, true},
+    {"lora/b_rank8_2048", 512, 2048, 8, false, true, 1.0f},
+    {"lora/db_rank8_2048", 2048, 8, 512, true, false, 1.0f},
+    {"lora/da_rank16", 16, 256, 512, true, false, 1.0f},
+    {"lora/db_rank16", 256, 16, 512, true, false, 1.0f},
     {"attention/qk_64x32", 64, 64, 32, false, true},
     {"attention/qk_128x64", 128, 128, 64, false, true},
     {"attention/pv_64x32", 64, 32, 64, false, false},
@@ -43,19 +47,17 @@ constexpr Product kProducts[] = {
     {"square/1024", 1024, 1024, 1024, false, true},
 };
 
-Tensor random_matrix(std::vector<float>& memory, int64_t rows, int64_t columns) {
-  memory.resize(static_cast<size_t>(rows * columns));
-  Rng(1, "bench").fill_uniform(memory, -1.0f, 1.0f);
-  return Tensor(memory.data(), DType::kF32, {rows, columns});
-}
-
 void run_product(benchmark::State& state, const Product& p) {
-  std::vector<float> a_memory, b_memory, c_memory;
-  const Tensor a = random_matrix(a_memory, p.transpose_a ? p.k : p.m, p.transpose_a ? p.m : p.k);
-  const Tensor b = random_matrix(b_memory, p.transpose_b ? p.n : p.k, p.transpose_b ? p.k : p.n);
-  const Tensor c = random_matrix(c_memory, p.m, p.n);
+  Arena arena;  // aligned, as in training: it shows in the thin products
+  const auto matrix = [&](int64_t rows, int64_t columns) {
+    return bench::random_tensor(arena, {rows, columns});
+  };
+  const Tensor a = p.transpose_a ? matrix(p.k, p.m) : matrix(p.m, p.k);
+  const Tensor b = p.transpose_b ? matrix(p.n, p.k) : matrix(p.k, p.n);
+  const Tensor c = matrix(p.m, p.n);
   Stream stream;
-  const MatmulParams params = {.transpose_a = p.transpose_a, .transpose_b = p.transpose_b};
+  const MatmulParams params = {
+      .transpose_a = p.transpose_a, .transpose_b = p.transpose_b, .beta = p.beta};
   for (auto _ : state) matmul(c, a, b, params, stream);
   bench::count_flops(state, 2.0 * static_cast<double>(p.m * p.n * p.k));
 }

@@ -187,7 +187,7 @@ TEST_F(Slurm, TasksThatMpiDoesNotConnectDoNotTrain) {
   const ProgramResult result =
       cluster().run({"srun", "--ntasks=2", "--mpi=none", rankwise_binary(), "train", run_file()});
   EXPECT_NE(result.exit_code, 0);
-  EXPECT_NE(result.errors.find("PMI"), std::string::npos) << result.errors;
+  EXPECT_NE(result.errors.find("srun --mpi=pmix"), std::string::npos) << result.errors;
   EXPECT_FALSE(std::filesystem::exists(file("run")));
 }
 

@@ -8,6 +8,7 @@
 #include "runtime/io/sha256.h"
 #include "runtime/rng.h"
 #include "runtime/transfer.h"
+#include "tests/support/thread_ranks.h"
 
 namespace rankwise::testing {
 

@@ -11,6 +11,7 @@
 #include "tests/support/device_memory.h"
 #include "tests/support/kernel_harness.h"
 #include "tests/support/scratch_folder.h"
+#include "tests/support/thread_ranks.h"
 
 namespace rankwise {
 namespace {

@@ -9,6 +9,7 @@
 
 #include "kernels/quantize.h"
 #include "tests/support/kernel_harness.h"
+#include "tests/support/slice_nf4.h"
 
 namespace rankwise::testing {
 
@@ -69,7 +70,7 @@ struct WholeNf4 {
     quantize_nf4(q, w, cpu);
   }
   QuantizedTensor slice(const MatrixSlice& part) {
-    return guarded(slice_nf4(q, part, arena, "slices"), memory);
+    return guarded(testing::slice_nf4(q, part, arena, "slices"), memory);
   }
   Tensor decoded(const QuantizedTensor& coded) {
     const Tensor out = memory.poisoned(coded.shape);

@@ -7,6 +7,7 @@
 
 #include "kernels/matmul.h"
 #include "tests/kernels/nf4_slices.h"
+#include "tests/support/slice_nf4.h"
 
 namespace rankwise {
 namespace {
@@ -123,7 +124,7 @@ TEST(SliceNf4, KeepsOtherBlockSizes) {
     dequantize(decoded, q, cpu);
     for (const MatrixSlice& slice : slices_of(q.shape)) {
       const Tensor part = memory.poisoned(slice.shape());
-      dequantize(part, guarded(slice_nf4(q, slice, arena, "slices"), memory), cpu);
+      dequantize(part, guarded(testing::slice_nf4(q, slice, arena, "slices"), memory), cpu);
       expect_identical(part, copy_of(decoded, slice, memory));
     }
   }
@@ -135,8 +136,8 @@ TEST(SliceNf4, MeasuresTheBytesOfARealSlice) {
   const MatrixSlice slice = slice_of({172, 300}, 1, 1, 3);
   const QuantizedTensor planned =
       allocate_nf4(MatrixSlice::all({172, 300}), true, DType::kF32, measuring, "whole");
-  slice_nf4(planned, slice, measuring, "slice");
-  slice_nf4(whole.q, slice, real, "slice");
+  testing::slice_nf4(planned, slice, measuring, "slice");
+  testing::slice_nf4(whole.q, slice, real, "slice");
   EXPECT_EQ(measuring.usage().back().peak_bytes, real.usage().back().peak_bytes);
 }
 
@@ -230,8 +231,8 @@ TEST(SliceNf4DeathTest, WholeMatricesAndSlicesAreToldApart) {
   QuantizedTensor part = whole.slice(slice_of({64, 100}, 1, 1, 2));
   const MatrixSlice again = slice_of(part.shape, 0, 1, 2);
   EXPECT_DEATH(quantize_nf4(part, whole.memory.zeros(part.shape), whole.cpu), "a slice");
-  EXPECT_DEATH(slice_nf4(part, again, whole.arena, "slices"), "a slice");
-  EXPECT_DEATH(slice_nf4(whole.q, again, whole.arena, "slices"), "slice of .64, 50. from");
+  EXPECT_DEATH(testing::slice_nf4(part, again, whole.arena, "slices"), "a slice");
+  EXPECT_DEATH(testing::slice_nf4(whole.q, again, whole.arena, "slices"), "slice of .64, 50. from");
   std::vector<float> scales = whole.scales();
   scales.pop_back();
   EXPECT_DEATH(set_nf4_scales(part, scales, whole.cpu), "set_nf4_scales: blocks");

@@ -34,6 +34,17 @@ TEST(Adaptation, RulesThatCoverNothingAreRefused) {
   RW_EXPECT_HAS(refusal("[{match: lm_head}]"), "linear layers of blocks only");
 }
 
+TEST(Adaptation, TheFirstRuleThatMatchesWins) {
+  const TrainConfig config = config_with("[{match: '*.q_proj'}, {match: '*', method: full}]");
+  const Adaptation adaptation(config, tiny_config());
+  Arena arena;
+  Stream stream;
+  const ModelPlan plan = adaptation.plan(arena, stream);
+  EXPECT_FALSE(plan.is_trained("model.layers.0.self_attn.q_proj.weight"));
+  EXPECT_TRUE(plan.is_trained("model.layers.0.self_attn.k_proj.weight"));
+  EXPECT_TRUE(plan.is_trained("model.norm.weight"));
+}
+
 TEST(Adaptation, TheBiasOfAnAdaptedLayerFallsUnderNoLaterRule) {
   ModelConfig model = tiny_config();
   model.attention_bias = true;

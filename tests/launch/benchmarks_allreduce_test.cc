@@ -4,6 +4,7 @@
 
 #include "launch/benchmarks.h"
 #include "tests/support/error_of.h"
+#include "tests/support/thread_ranks.h"
 
 namespace rankwise {
 namespace {

@@ -8,6 +8,7 @@
 #include "launch/training_run.h"
 #include "parallel/nccl_communicator.h"
 #include "tests/support/error_of.h"
+#include "tests/support/thread_ranks.h"
 
 namespace rankwise {
 namespace {

@@ -6,8 +6,8 @@
 #include <fstream>
 
 #include "launch/model_files.h"
-#include "launch/verbs/inspect.h"
 #include "launch/verbs/quantize.h"
+#include "launch/verbs/verb.h"
 #include "runtime/errors.h"
 #include "runtime/io/atomic_file.h"
 #include "runtime/io/safetensors.h"

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "runtime/errors.h"
 
 namespace rankwise {
@@ -60,20 +62,22 @@ TEST(ModulePattern, AllLinearIsEveryLinearOfTheBlocksAndNothingElse) {
   EXPECT_FALSE(matches(rule, "lm_head", ModuleKind::kOther));
 }
 
-TEST(ModulePattern, FirstMatchingRuleWins) {
+TEST(ModulePattern, RulesMatchWhatTheirPatternsSay) {
   std::vector<AdaptRule> rules(3);
   rules[0].match = {"lm_head", "*.o_proj"};
   rules[1].match = {"all-linear"};
   rules[2].match = {"*"};
   const auto index = [&](std::string_view module, ModuleKind kind) {
-    return first_matching_rule(rules, module, kind) - rules.data();
+    return std::ranges::find_if(
+               rules, [&](const AdaptRule& rule) { return matches(rule, module, kind); }) -
+           rules.begin();
   };
   EXPECT_EQ(index("lm_head", ModuleKind::kOther), 0);
   EXPECT_EQ(index("model.layers.0.self_attn.o_proj", ModuleKind::kBlockLinear), 0);
   EXPECT_EQ(index("model.layers.0.self_attn.q_proj", ModuleKind::kBlockLinear), 1);
   EXPECT_EQ(index("model.norm", ModuleKind::kOther), 2);
   rules.pop_back();
-  EXPECT_EQ(first_matching_rule(rules, "model.norm", ModuleKind::kOther), nullptr);
+  EXPECT_EQ(index("model.norm", ModuleKind::kOther), 2);  // none
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include "tests/model/slice_loading.h"
 #include "tests/model/tiny_config.h"
 #include "tests/model/training_rig.h"
+#include "tests/support/thread_ranks.h"
 
 namespace rankwise {
 namespace {

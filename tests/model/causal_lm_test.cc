@@ -15,6 +15,7 @@
 #include "tests/support/error_of.h"
 #include "tests/support/golden.h"
 #include "tests/support/scratch_folder.h"
+#include "tests/support/thread_ranks.h"
 
 namespace rankwise {
 namespace {

@@ -14,6 +14,8 @@
 #include "tests/support/error_of.h"
 #include "tests/support/kernel_harness.h"
 #include "tests/support/scratch_folder.h"
+#include "tests/support/slice_nf4.h"
+#include "tests/support/thread_ranks.h"
 
 namespace rankwise {
 namespace {
@@ -95,8 +97,8 @@ class SliceLoading : public ::testing::TestWithParam<int> {
                  EXPECT_EQ(part.spec, stored.spec);
                  ASSERT_TRUE(is_quantized(part.weight));
                  expect_same(std::get<QuantizedTensor>(part.weight),
-                             slice_nf4(std::get<QuantizedTensor>(expected[i].weight),
-                                       slice_of(stored, world), arena, "expected"));
+                             testing::slice_nf4(std::get<QuantizedTensor>(expected[i].weight),
+                                                slice_of(stored, world), arena, "expected"));
                }
              });
   }
@@ -187,7 +189,7 @@ TEST(SliceLoadingInPieces, LargeMatricesAreQuantisedAsTheWhole) {
     for (const int dim : {0, 1}) {
       const Stored stored{"w", shape, ShardSpec::sharded(dim)};
       expect_same(std::get<QuantizedTensor>(loader.linear_weight("w", shape, stored.spec).weight),
-                  slice_nf4(whole, slice_of(stored, world), own, "expected"));
+                  testing::slice_nf4(whole, slice_of(stored, world), own, "expected"));
     }
   });
 }
@@ -219,7 +221,7 @@ TEST_P(SliceLoading, CopiesOfOnePartAreEqualAndNotTrained) {
         quantize_nf4(whole, tensors_[0].tensor, stream);
         expect_same(
             std::get<QuantizedTensor>(loader.linear_weight("up", halves.shape, halves.spec).weight),
-            slice_nf4(whole, slice, arena, "expected"));
+            testing::slice_nf4(whole, slice, arena, "expected"));
       });
 }
 

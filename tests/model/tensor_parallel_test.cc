@@ -12,6 +12,7 @@
 #include "tests/model/training_rig.h"
 #include "tests/support/error_of.h"
 #include "tests/support/golden.h"
+#include "tests/support/thread_ranks.h"
 
 namespace rankwise {
 namespace {

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "tests/optim/trained_parameters.h"
+#include "tests/support/thread_ranks.h"
 
 namespace rankwise {
 namespace {

@@ -8,6 +8,7 @@
 
 #include "tests/parallel/communicator_contract.h"
 #include "tests/support/error_of.h"
+#include "tests/support/thread_ranks.h"
 
 namespace rankwise {
 namespace {

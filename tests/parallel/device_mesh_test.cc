@@ -5,6 +5,7 @@
 
 #include "parallel/nccl_communicator.h"
 #include "tests/support/error_of.h"
+#include "tests/support/thread_ranks.h"
 
 namespace rankwise {
 namespace {

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "tests/parallel/gradient_scenario.h"
+#include "tests/support/thread_ranks.h"
 
 namespace rankwise {
 namespace {

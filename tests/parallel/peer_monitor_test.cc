@@ -7,6 +7,8 @@
 
 #include <sstream>
 
+#include "tests/support/thread_ranks.h"
+
 namespace rankwise {
 namespace {
 

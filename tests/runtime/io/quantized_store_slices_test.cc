@@ -118,7 +118,7 @@ TEST_F(QuantizedStoreSlices, ReadsElementsOfDenseTensors) {
                 "no elements [12, 16) in shape (5, 3)");
   RW_EXPECT_HAS(error_of<FormatError>(
                     [&] { source->read_rows("w", 4, 5, Tensor(values.data(), DType::kF32, {4})); }),
-                "rows [4, 5) where (4) is expected");
+                "rows [4, 5) of shape (5, 3) where (4) is expected");
 }
 
 TEST_F(QuantizedStoreSlices, ScalesThatDoNotFitTheShapeAreRefused) {

@@ -187,21 +187,6 @@ TEST_F(SafetensorsReader, RefusesConversionsThatLose) {
                 "shape (1) where (2) is expected");
 }
 
-TEST_F(SafetensorsReader, ReadsRows) {
-  const auto file = open_tensor("U8", "[3,2]", "abcdef");
-  std::vector<float> rows(4);
-  file->read_rows(file->at("t"), 1, 3, tensor_of(rows, {2, 2}));
-  EXPECT_EQ(rows, (std::vector<float>{'c', 'd', 'e', 'f'}));
-  file->read_rows(file->at("t"), 3, 3, tensor_of(rows, {4}).rows(0, 0));
-  const auto refuse = [&](int64_t begin, int64_t end, Shape shape) {
-    return error_of<FormatError>(
-        [&] { file->read_rows(file->at("t"), begin, end, tensor_of(rows, shape)); });
-  };
-  RW_EXPECT_HAS(refuse(2, 4, {2, 2}), "no rows [2, 4) in shape (3, 2)");
-  RW_EXPECT_HAS(refuse(-1, 1, {2, 2}), "no rows");
-  RW_EXPECT_HAS(refuse(0, 1, {2, 2}), "rows [0, 1) of shape (3, 2)");
-}
-
 TEST_F(SafetensorsReader, ReadsElements) {
   const auto file = open_tensor("U8", "[3,2]", "abcdef");
   std::vector<float> values(3);

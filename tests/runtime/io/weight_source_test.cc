@@ -45,6 +45,25 @@ class FolderWeights : public ::testing::Test {
   testing::ScratchFolder folder_;
 };
 
+TEST_F(FolderWeights, ReadsRows) {
+  std::vector<uint8_t> bytes = {'a', 'b', 'c', 'd', 'e', 'f'};
+  write_safetensors(folder_.file("model.safetensors"),
+                    {{"t", Tensor(bytes.data(), DType::kU8, Shape{3, 2})}});
+  const auto source = open_weights(folder_.path());
+  std::vector<float> rows(4);
+  source->read_rows("t", 1, 3, Tensor(rows.data(), DType::kF32, Shape{2, 2}));
+  EXPECT_EQ(rows, (std::vector<float>{'c', 'd', 'e', 'f'}));
+  source->read_rows("t", 3, 3, Tensor(rows.data(), DType::kF32, Shape{0}));
+  const auto refuse = [&](int64_t begin, int64_t end) {
+    return error_of<FormatError>([&] {
+      source->read_rows("t", begin, end, Tensor(rows.data(), DType::kF32, Shape{2, 2}));
+    });
+  };
+  RW_EXPECT_HAS(refuse(2, 4), "tensor 't': no rows [2, 4) in shape (3, 2)");
+  RW_EXPECT_HAS(refuse(-1, 1), "no rows");
+  RW_EXPECT_HAS(refuse(0, 1), "rows [0, 1) of shape (3, 2)");
+}
+
 TEST_F(FolderWeights, ReadsASingleFile) {
   add_shard("model.safetensors", {"a", "b"}, 5);
   const auto source = open_weights(folder_.path());

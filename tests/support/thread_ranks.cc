@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "tests/support/thread_ranks.h"
+
 #include <algorithm>
 #include <condition_variable>
 #include <cstring>

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "tests/bench/step_table.h"
+
 #include <algorithm>
 #include <array>
 #include <numeric>
@@ -14,8 +16,10 @@
 #include "kernels/swiglu.h"
 #include "launch/benchmarks_workbench.h"
 #include "launch/device_choice.h"
+#include "runtime/rng.h"
+#include "runtime/transfer.h"
 
-namespace rankwise {
+namespace rankwise::testing {
 namespace {
 
 using enum BenchmarkWork;
@@ -23,16 +27,17 @@ using enum BenchmarkWork;
 // Times the operations of a step, at its shapes, group by group.
 class StepTable {
  public:
-  StepTable(const BenchmarkShape& shape, const BenchmarkCeiling& ceiling, const BenchmarkRow& step)
+  StepTable(const BenchmarkShape& shape, const BenchmarkCeiling& ceiling, BenchmarkRow step)
       : bench_(shape, ceiling),
+        arena_(shape.device),
         model_(shape.model),
-        step_(step),
+        step_(std::move(step)),
         tokens_(bench_.tokens()),
         layers_(static_cast<double>(model_.num_hidden_layers)),
         again_(shape.recompute == Recompute::kFull ? layers_ : 0.0),
         again_selective_(shape.recompute != Recompute::kNone ? layers_ : 0.0) {}
 
-  std::vector<BenchmarkRow> measure() {
+  std::vector<StepRow> measure() {
     const int64_t hidden = model_.hidden_size, inner = model_.intermediate_size;
     const int64_t query = bench_.shape().query_width(), key = bench_.shape().key_width();
     add_embedding();
@@ -61,10 +66,25 @@ class StepTable {
 
   void add(const std::string& name, double calls, BenchmarkWork kind, double work,
            const std::function<void()>& call, bool part = false) {
-    BenchmarkRow& row = bench_.add(name, kind, work, call);
-    row.calls_per_step = calls;
-    row.step_share = calls * row.microseconds / step_.microseconds;
-    row.part = part;
+    const BenchmarkRow& row = bench_.add(name, kind, work, call);
+    rows_.push_back({row, calls, calls * row.microseconds / step_.microseconds, part});
+  }
+
+  Tensor zeros(DType dtype, const Shape& shape) {
+    const Tensor out = arena_.allocate("workspace", dtype, shape);
+    fill(out, 0.0f, bench_.stream());
+    return out;
+  }
+
+  Tensor random_ids(int64_t count) {
+    const Rng rng(1, "benchmark ids");
+    std::vector<int32_t> ids(static_cast<size_t>(count));
+    for (size_t i = 0; i < ids.size(); ++i) {
+      ids[i] = static_cast<int32_t>(rng.below(i, static_cast<uint64_t>(model_.vocab_size)));
+    }
+    const Tensor out = arena_.allocate("workspace", DType::kI32, {count});
+    upload(out, ids.data(), bench_.stream());
+    return out;
   }
 
   // Bytes of `columns` elements of every token.
@@ -75,7 +95,7 @@ class StepTable {
   void add_embedding() {
     const auto scope = bench_.scope();
     const Tensor table = bench_.random({model_.vocab_size, model_.hidden_size});
-    const Tensor ids = bench_.random_ids(tokens_);
+    const Tensor ids = random_ids(tokens_);
     const Tensor y = bench_.random({tokens_, model_.hidden_size});
     add("embedding", 1.0, kBytes, moved(2 * model_.hidden_size),
         [&] { embedding(y, ids, table, 0, bench_.stream()); });
@@ -202,9 +222,9 @@ class StepTable {
     const LayerShape head = {"head", model_.vocab_size, model_.hidden_size};
     const Tensor x = bench_.random({chunk, head.in}), logits = bench_.random({chunk, head.out});
     const Weight weight = bench_.random({head.out, head.in});
-    const Tensor targets = bench_.random_ids(chunk);
-    const Tensor sums = bench_.zeros(DType::kF64, {3});
-    const Tensor statistics = bench_.zeros(DType::kF64, {1, chunk, kCrossEntropyStatistics});
+    const Tensor targets = random_ids(chunk);
+    const Tensor sums = zeros(DType::kF64, {3});
+    const Tensor statistics = zeros(DType::kF64, {1, chunk, kCrossEntropyStatistics});
     add("head y", calls, kFlops, product_flops(head, chunk),
         [&] { linear(logits, x, weight, 0.0f, bench_.stream()); });
     add("cross_entropy with gradient", calls, kBytes, 2.0 * static_cast<double>(logits.bytes()),
@@ -235,8 +255,8 @@ class StepTable {
     const std::vector<int64_t> matrices = adapter_matrices();
     const int64_t all = std::accumulate(matrices.begin(), matrices.end(), int64_t{0});
     const Tensor p = bench_.random(DType::kF32, {all}), g = bench_.random(DType::kF32, {all});
-    const Tensor m = bench_.zeros(DType::kF32, {all}), v = bench_.zeros(DType::kF32, {all});
-    const Tensor sum = bench_.zeros(DType::kF64, {1});
+    const Tensor m = zeros(DType::kF32, {all}), v = zeros(DType::kF32, {all});
+    const Tensor sum = zeros(DType::kF64, {1});
     std::vector<AdamWTensors> tensors;
     int64_t begin = 0;
     for (int64_t count : matrices) {
@@ -254,40 +274,38 @@ class StepTable {
   }
 
   // The step before them and their sum behind them.
-  std::vector<BenchmarkRow> finish() {
-    std::vector<BenchmarkRow> rows = {step_};
+  std::vector<StepRow> finish() {
     BenchmarkRow sum = step_;
     sum.name = "all of these operations";
     sum.microseconds = 0.0;
-    for (BenchmarkRow& row : bench_.take_rows()) {
-      if (!row.part) sum.microseconds += *row.calls_per_step * row.microseconds;
-      rows.push_back(std::move(row));
+    for (const StepRow& row : rows_) {
+      if (!row.part) sum.microseconds += row.calls * row.rate.microseconds;
     }
-    sum.step_share = sum.microseconds / step_.microseconds;
-    sum.median = sum.best = step_.median / *sum.step_share;
-    sum.tokens_per_s = *step_.tokens_per_s / *sum.step_share;
+    const double share = sum.microseconds / step_.microseconds;
+    sum.median = sum.best = step_.median / share;
+    sum.tokens_per_s = *step_.tokens_per_s / share;
     sum.peak_bytes.reset();
-    rows.push_back(std::move(sum));
-    return rows;
+    rows_.insert(rows_.begin(), {step_, 1.0, 1.0, false});
+    rows_.push_back({sum, 1.0, share, false});
+    return std::move(rows_);
   }
 
   Workbench bench_;
+  Arena arena_;  // of what the workbench does not make
   ModelConfig model_;
   BenchmarkRow step_;
   int64_t tokens_;
   double layers_;
   double again_;            // blocks whose forward pass runs again
   double again_selective_;  // blocks whose norms, gate and up run again
+  std::vector<StepRow> rows_;
 };
 
 }  // namespace
 
-std::vector<BenchmarkRow> benchmark_kernels(const BenchmarkShape& shape,
-                                            const BenchmarkCeiling& ceiling) {
-  BenchmarkRow step = benchmark_step(shape, ceiling)[0];
-  step.calls_per_step = 1.0;
-  step.step_share = 1.0;
-  return StepTable(shape, ceiling, step).measure();
+std::vector<StepRow> measure_step_table(const BenchmarkShape& shape,
+                                        const BenchmarkCeiling& ceiling) {
+  return StepTable(shape, ceiling, benchmark_step(shape, ceiling)[0]).measure();
 }
 
-}  // namespace rankwise
+}  // namespace rankwise::testing
