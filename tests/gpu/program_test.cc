@@ -87,14 +87,14 @@ TEST(GpuProgram, GeneratesTheTextOfTheCpu) {
   EXPECT_EQ(text({"--device", "cuda"}).substr(0, 20), cpu.substr(0, 20));
 }
 
-TEST(GpuProgram, BenchmarksEveryOperationOfAStep) {
+TEST(GpuProgram, MeasuresProductsAttentionAndTheStep) {
   RW_REQUIRE_GPU();
   const ProgramResult result = run_rankwise({"bench", "--device", "cuda", "--tokens", "128",
                                              "--batch", "2", "--seconds", "0.01", "--json"});
   ASSERT_EQ(result.exit_code, 0) << result.errors;
   const Json report = parse_json(result.output, "bench");
   EXPECT_EQ(report.at("compute"), "bf16");
-  EXPECT_GT(report.at("rows").size(), 50u);
+  EXPECT_GT(report.at("rows").size(), 30u);
   for (const Json& row : report.at("rows")) {
     EXPECT_GT(row.at("median").get<double>(), 0.0) << row.dump();
     EXPECT_GT(row.at("ceiling").get<double>(), 0.0) << row.dump();

@@ -5,9 +5,7 @@
 #include <utility>
 
 #include "kernels/cuda/dequantize.h"
-#include "kernels/matmul.h"
-#include "tests/kernels/nf4_slices.h"
-#include "tests/support/device_memory.h"
+#include "tests/kernels/cuda/nf4_slices_on_gpu.h"
 
 namespace rankwise {
 namespace {
@@ -16,38 +14,15 @@ using testing::copy_of;
 using testing::description_of;
 using testing::DeviceMemory;
 using testing::expect_identical;
-using testing::expect_near;
+using testing::for_each_slice;
 using testing::kActivationTypes;
 using testing::kGpu;
 using testing::kSlicedShapes;
+using testing::on_gpu;
 using testing::rounded;
 using testing::slice_of;
 using testing::slices_of;
 using testing::WholeNf4;
-
-QuantizedTensor on_gpu(QuantizedTensor q, DeviceMemory& device) {
-  for (Tensor* part : {&q.codes, &q.absmax, &q.nested_absmax, &q.nested_map}) {
-    if (part->defined()) *part = device.copy_of(*part);
-  }
-  return q;
-}
-
-// Runs test(whole, slice, gpu, device) for every slice of every shape, single and double.
-template <class Test>
-void for_each_slice(const Test& test) {
-  Stream gpu(kGpu);
-  set_matmul_tuning(gpu, false);
-  for (const Shape& shape : kSlicedShapes) {
-    for (const bool double_quant : {false, true}) {
-      WholeNf4 whole(shape, double_quant);
-      for (const MatrixSlice& slice : slices_of(shape)) {
-        SCOPED_TRACE(description_of(slice) + (double_quant ? " double" : " single"));
-        DeviceMemory device(gpu);
-        test(whole, slice, gpu, device);
-      }
-    }
-  }
-}
 
 // Rows [begin, end) of the slice decoded on both, rows of the result lying `extra` elements apart.
 void compare_rows(WholeNf4& whole, const QuantizedTensor& part, const QuantizedTensor& device_part,
@@ -108,29 +83,6 @@ TEST(CudaNf4Slice, MatricesOfALargeModelAtTensorEight) {
       compare_rows(whole, part, on_gpu(part, device), {0, part.shape.dim(0)}, 0, device, gpu);
     }
   }
-}
-
-TEST(CudaNf4Slice, ProductsAgreeWithTheCpu) {
-  RW_REQUIRE_GPU();
-  for_each_slice([](WholeNf4& whole, const MatrixSlice& slice, Stream& gpu, DeviceMemory& device) {
-    const QuantizedTensor part = whole.slice(slice);
-    const QuantizedTensor device_part = on_gpu(part, device);
-    const int64_t out = part.shape.dim(0), in = part.shape.dim(1);
-    for (const DType type : kActivationTypes) {
-      const double tolerance = type == DType::kF32 ? 2e-5 : 1e-2;
-      const Tensor x = rounded(whole.memory.uniform({9, in}), type);
-      const Tensor dy = rounded(whole.memory.uniform({9, out}), type);
-      const Tensor y = whole.memory.poisoned({9, out}), dx = whole.memory.poisoned({9, in});
-      const Tensor device_y = device.poisoned(type, y.shape(), 8);
-      const Tensor device_dx = device.poisoned(type, dx.shape(), 8);
-      linear(y, x, part, 0.0f, whole.cpu);
-      linear_backward_input(dx, dy, part, 0.0f, whole.cpu);
-      linear(device_y, device.copy_of(x, type, 8), device_part, 0.0f, gpu);
-      linear_backward_input(device_dx, device.copy_of(dy, type, 8), device_part, 0.0f, gpu);
-      expect_near(device.to_host(device_y, whole.memory), y, tolerance);
-      expect_near(device.to_host(device_dx, whole.memory), dx, tolerance);
-    }
-  });
 }
 
 TEST(CudaQuantizeNf4Blocks, GivesTheBitsOfTheCpu) {
