@@ -21,7 +21,11 @@ AdamWFactors adamw_factors(const AdamWParams& params, float gradient_scale) {
           .fresh1 = static_cast<float>(1.0 - params.beta1),
           .beta2 = static_cast<float>(params.beta2),
           .fresh2 = static_cast<float>(1.0 - params.beta2),
-          .eps = static_cast<float>(params.eps)};
+          .eps = static_cast<float>(params.eps),
+          .sensitivity_beta = static_cast<float>(params.importance_beta1),
+          .sensitivity_fresh = static_cast<float>(1.0 - params.importance_beta1),
+          .uncertainty_beta = static_cast<float>(params.importance_beta2),
+          .uncertainty_fresh = static_cast<float>(1.0 - params.importance_beta2)};
 }
 
 void adamw(std::span<const AdamWTensors> tensors, float gradient_scale, const AdamWParams& params,
@@ -32,6 +36,10 @@ void adamw(std::span<const AdamWTensors> tensors, float gradient_scale, const Ad
     check::f32("adamw", "m", t.m, t.p.shape());
     check::f32("adamw", "v", t.v, t.p.shape());
     check::f32("adamw", "g", t.g, t.p.shape());
+    const auto& [sensitivity, uncertainty] = t.importance;
+    if (!sensitivity.defined() && !uncertainty.defined()) continue;
+    check::f32("adamw", "sensitivity", sensitivity, t.p.shape());
+    check::f32("adamw", "uncertainty", uncertainty, t.p.shape());
   }
   if (stream.measuring()) return;
   const AdamWFactors factors = adamw_factors(params, gradient_scale);

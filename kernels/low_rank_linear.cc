@@ -24,15 +24,18 @@ void check_layers(std::string_view op, std::span<const LowRankLinear> layers, DT
   RW_ASSERT(type == DType::kF32 || (type == DType::kBF16 && stream.is_cuda()),
             "{}: activations are {}", op, name_of(type));
   for (const LowRankLinear& layer : layers) {
+    RW_ASSERT(layer.a.defined() == layer.b.defined(), "{}: only one of a and b", op);
+    RW_ASSERT(layer.weight != nullptr || layer.rank() > 0, "{}: neither weight nor term", op);
     RW_ASSERT(layer.in() == layers[0].in(), "{}: layers read {} and {} columns", op, layers[0].in(),
               layer.in());
-    RW_ASSERT(layer.a.defined() == layer.b.defined(), "{}: only one of a and b", op);
-    if (const auto* quantized = std::get_if<QuantizedTensor>(layer.weight)) {
-      check::nf4(op, *quantized);
-    }
+    RW_ASSERT((layer.weight == nullptr) == (layers[0].weight == nullptr),
+              "{}: a weight in some layers only", op);
+    const auto* quantized = std::get_if<QuantizedTensor>(layer.weight);
+    if (quantized != nullptr) check::nf4(op, *quantized);
     if (layer.rank() == 0) continue;
     check_matrix(op, "a", layer.a, {layer.rank(), layer.in()}, DType::kF32);
     check::f32(op, "b", layer.b, {layer.out(), layer.rank()});
+    if (layer.e.defined()) check::f32(op, "e", layer.e, {layer.rank()});
   }
 }
 
@@ -46,6 +49,34 @@ void check_group(std::string_view op, std::string_view argument, std::span<const
     const int64_t columns = (layers[i].*width)();
     if (columns == 0) continue;
     check_matrix(op, argument, actual[i], {like.dim(0), columns}, like.dtype());
+  }
+}
+
+// B diag(e), in scratch when there is an e.
+Tensor times_e(const LowRankLinear& layer, Stream& stream) {
+  if (!layer.e.defined()) return layer.b;
+  const Tensor out(stream.scratch(static_cast<size_t>(layer.b.bytes())), DType::kF32,
+                   layer.b.shape());
+  const auto* e = layer.e.data<float>();
+  const auto* from = layer.b.data<float>();
+  auto* to = out.data<float>();
+  for (int64_t o = 0; o < layer.out(); ++o) {
+    for (int64_t r = 0; r < layer.rank(); ++r) *to++ = *from++ * e[r];
+  }
+  return out;
+}
+
+// db += s G diag(e), de += s times the sums of the columns of B * G, with G (out, rank).
+void add_gradients(const LowRankGradients& gradients, const Tensor& g, const LowRankLinear& layer) {
+  const int64_t rank = layer.rank();
+  for (int64_t r = 0; r < rank; ++r) {
+    const float factor = layer.scale * layer.e.data<float>()[r];
+    double sum = 0.0;
+    for (int64_t i = r; i < g.numel(); i += rank) {
+      gradients.db.data<float>()[i] += factor * g.data<float>()[i];
+      sum += static_cast<double>(layer.b.data<float>()[i]) * g.data<float>()[i];
+    }
+    gradients.de.data<float>()[r] += static_cast<float>(layer.scale * sum);
   }
 }
 
@@ -72,11 +103,15 @@ void low_rank_linear(std::span<const Tensor> ys, std::span<const Tensor> downs, 
   if (addend.defined() && addend.raw() != ys[0].raw()) copy(ys[0], addend, stream);
   for (size_t i = 0; i < layers.size(); ++i) {
     const LowRankLinear& layer = layers[i];
-    linear(ys[i], x, *layer.weight, addend.defined() ? 1.0f : 0.0f, stream);
+    float beta = addend.defined() ? 1.0f : 0.0f;
+    if (layer.weight != nullptr) {
+      linear(ys[i], x, *layer.weight, beta, stream);
+      beta = 1.0f;
+    }
     if (layer.rank() == 0) continue;
     matmul(downs[i], x, layer.a, {.transpose_b = true}, stream);
-    matmul(ys[i], downs[i], layer.b, {.transpose_b = true, .alpha = layer.scale, .beta = 1.0f},
-           stream);
+    matmul(ys[i], downs[i], times_e(layer, stream),
+           {.transpose_b = true, .alpha = layer.scale, .beta = beta}, stream);
   }
 }
 
@@ -101,16 +136,19 @@ void low_rank_linear_backward_input(const Tensor& dx, std::span<const Tensor> dd
   if (stream.measuring()) return;
   for (size_t i = 0; i < layers.size(); ++i) {
     const LowRankLinear& layer = layers[i];
-    if (dx.defined()) {
-      linear_backward_input(dx, dys[i], *layer.weight, i == 0 ? beta : 1.0f, stream);
+    if (dx.defined() && layer.weight != nullptr) {
+      linear_backward_input(dx, dys[i], *layer.weight, beta, stream);
+      beta = 1.0f;
     }
     if (layer.rank() == 0) continue;
-    matmul(ddowns[i], dys[i], layer.b, {.alpha = layer.scale}, stream);
-    if (dx.defined()) matmul(dx, ddowns[i], layer.a, {.beta = 1.0f}, stream);
+    matmul(ddowns[i], dys[i], times_e(layer, stream), {.alpha = layer.scale}, stream);
+    if (!dx.defined()) continue;
+    matmul(dx, ddowns[i], layer.a, {.beta = beta}, stream);
+    beta = 1.0f;
   }
 }
 
-void low_rank_linear_backward_weight(std::span<const Tensor> das, std::span<const Tensor> dbs,
+void low_rank_linear_backward_weight(std::span<const LowRankGradients> gradients,
                                      std::span<const Tensor> ddowns, std::span<const Tensor> dys,
                                      std::span<const Tensor> downs, const Tensor& x,
                                      std::span<const LowRankLinear> layers, Stream& stream) {
@@ -121,25 +159,46 @@ void low_rank_linear_backward_weight(std::span<const Tensor> das, std::span<cons
   check_group(kOp, "dy", dys, layers, &LowRankLinear::out, x);
   check_group(kOp, "ddown", ddowns, layers, &LowRankLinear::rank, x);
   check_group(kOp, "down", downs, layers, &LowRankLinear::rank, x);
-  RW_ASSERT(das.size() == layers.size() && dbs.size() == layers.size(), "{}: {} and {} gradients",
-            kOp, das.size(), dbs.size());
+  RW_ASSERT(gradients.size() == layers.size(), "{}: {} gradients for {} layers", kOp,
+            gradients.size(), layers.size());
   for (size_t i = 0; i < layers.size(); ++i) {
     if (layers[i].rank() == 0) continue;
-    check_matrix(kOp, "da", das[i], layers[i].a.shape(), DType::kF32);
-    check::f32(kOp, "db", dbs[i], layers[i].b.shape());
+    check_matrix(kOp, "da", gradients[i].da, layers[i].a.shape(), DType::kF32);
+    check::f32(kOp, "db", gradients[i].db, layers[i].b.shape());
+    if (layers[i].e.defined()) check::f32(kOp, "de", gradients[i].de, layers[i].e.shape());
   }
   if constexpr (kHasCuda) {
     if (stream.is_cuda()) {
-      return cuda::low_rank_linear_backward_weight(das, dbs, ddowns, dys, downs, x, layers, stream);
+      return cuda::low_rank_linear_backward_weight(gradients, ddowns, dys, downs, x, layers,
+                                                   stream);
     }
   }
   if (stream.measuring()) return;
   for (size_t i = 0; i < layers.size(); ++i) {
-    if (layers[i].rank() == 0) continue;
-    matmul(dbs[i], dys[i], downs[i], {.transpose_a = true, .alpha = layers[i].scale, .beta = 1.0f},
-           stream);
-    linear_backward_weight(das[i], ddowns[i], x, stream);
+    const LowRankLinear& layer = layers[i];
+    if (layer.rank() == 0) continue;
+    if (layer.e.defined()) {
+      const Tensor g(stream.scratch(static_cast<size_t>(layer.b.bytes())), DType::kF32,
+                     layer.b.shape());
+      matmul(g, dys[i], downs[i], {.transpose_a = true}, stream);
+      add_gradients(gradients[i], g, layer);
+    } else {
+      matmul(gradients[i].db, dys[i], downs[i],
+             {.transpose_a = true, .alpha = layer.scale, .beta = 1.0f}, stream);
+    }
+    linear_backward_weight(gradients[i].da, ddowns[i], x, stream);
   }
+}
+
+void add_low_rank_product(const Tensor& w, const LowRankLinear& layer, Stream& stream) {
+  constexpr std::string_view kOp = "add_low_rank_product";
+  check_layers(kOp, {&layer, 1}, DType::kF32, stream);
+  check_matrix(kOp, "w", w, {layer.out(), layer.in()}, DType::kF32);
+  if constexpr (kHasCuda) {
+    if (stream.is_cuda()) return cuda::add_low_rank_product(w, layer, stream);
+  }
+  if (stream.measuring()) return;
+  matmul(w, times_e(layer, stream), layer.a, {.alpha = layer.scale, .beta = 1.0f}, stream);
 }
 
 }  // namespace rankwise

@@ -143,10 +143,9 @@ LowRankOperands::LowRankOperands(Workbench& bench, int64_t in, const std::vector
     const int64_t out = outs[static_cast<size_t>(i)];
     downs_.push_back(columns_of(x_, i));
     ddowns_.push_back(columns_of(dys_, i));
-    das_.push_back(matrix(rank, in));
-    dbs_.push_back(matrix(out, rank));
+    gradients_.push_back({matrix(rank, in), matrix(out, rank), {}});
     layers_.push_back(
-        {&weights_[static_cast<size_t>(i)], matrix(rank, in), matrix(out, rank), 2.0f});
+        {&weights_[static_cast<size_t>(i)], matrix(rank, in), matrix(out, rank), 2.0f, {}});
   }
 }
 
@@ -159,7 +158,7 @@ void LowRankOperands::backward_input() {
 }
 
 void LowRankOperands::backward_weight() {
-  low_rank_linear_backward_weight(das_, dbs_, ddowns_, dys_.parts, downs_, x_.parts[0], layers_,
+  low_rank_linear_backward_weight(gradients_, ddowns_, dys_.parts, downs_, x_.parts[0], layers_,
                                   bench_->stream());
 }
 

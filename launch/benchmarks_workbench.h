@@ -85,7 +85,8 @@ class LowRankOperands {
   Workbench* bench_;
   Columns x_, ys_, dys_;
   Tensor dx_, addend_;
-  std::vector<Tensor> downs_, ddowns_, das_, dbs_;
+  std::vector<Tensor> downs_, ddowns_;
+  std::vector<LowRankGradients> gradients_;
   std::vector<Weight> weights_;
   std::vector<LowRankLinear> layers_;
 };

@@ -54,6 +54,7 @@ StepFlops::StepFlops(CausalLm& model, int tensor_size) {
         break;
       case ParameterRole::kBias:
       case ParameterRole::kNorm:
+      case ParameterRole::kLoraE:
         break;
     }
   }

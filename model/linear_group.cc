@@ -33,16 +33,10 @@ std::vector<Tensor> split_tail(const Tensor& tail, bool kept, std::span<const Lo
 std::vector<LowRankLinear> LinearGroup::terms(const ForwardContext& context) const {
   std::vector<LowRankLinear> out;
   for (const Linear* layer : layers_) {
-    LowRankLinear term;
-    term.weight = &layer->weight().weight;
-    if (layer->adapter() != nullptr) {
-      if (const auto low_rank = layer->adapter()->low_rank_term(context)) {
-        term.a = low_rank->a;
-        term.b = low_rank->b;
-        term.scale = low_rank->scale;
-      }
-    }
-    out.push_back(term);
+    const Weight* weight = &layer->weight().weight;
+    const auto term =
+        layer->adapter() == nullptr ? std::nullopt : layer->adapter()->low_rank_term(context);
+    out.push_back(term ? term->beside(weight) : LowRankLinear{.weight = weight});
   }
   return out;
 }
@@ -107,18 +101,15 @@ void LinearGroup::backward_weights(const Columns& dys, const Tensor& x,
                                    GradientReducer& reducer) const {
   Stream& stream = *context.stream;
   const auto layers = terms(context);
-  std::vector<Tensor> das(layers.size());
-  std::vector<Tensor> dbs(layers.size());
+  std::vector<LowRankGradients> gradients(layers.size());
   bool any = false;
   for (size_t i = 0; i < layers.size(); ++i) {
     if (layers[i].rank() == 0) continue;
-    const auto term = layers_[i]->adapter()->low_rank_term(context);
-    das[i] = term->da;
-    dbs[i] = term->db;
+    gradients[i] = layers_[i]->adapter()->low_rank_term(context)->gradients;
     any = true;
   }
   if (any) {
-    low_rank_linear_backward_weight(das, dbs, saved.ddowns, dys.parts, saved.downs, x, layers,
+    low_rank_linear_backward_weight(gradients, saved.ddowns, dys.parts, saved.downs, x, layers,
                                     stream);
   }
   for (size_t i = 0; i < layers_.size(); ++i) {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "optim/adamw_optimizer.h"
 
-#include "kernels/adamw.h"
+#include <algorithm>
+
 #include "kernels/elementwise.h"
 
 namespace rankwise {
@@ -12,11 +13,15 @@ AdamWOptimizer::AdamWOptimizer(std::span<const ParameterGroup> groups, const Ada
   for (const ParameterGroup& group : groups) {
     for (const Parameter* parameter : group.parameters) {
       RW_ASSERT(!is_quantized(parameter->weight), "{} is quantised", parameter->name);
-      const Shape& shape = shape_of(parameter->weight);
-      Moments moments{parameter, arena.allocate("optimizer", DType::kF32, shape),
-                      arena.allocate("optimizer", DType::kF32, shape)};
-      fill(moments.exp_avg, 0.0f, stream);
-      fill(moments.exp_avg_sq, 0.0f, stream);
+      const auto zeros = [&] {
+        const Tensor x = arena.allocate("optimizer", DType::kF32, shape_of(parameter->weight));
+        fill(x, 0.0f, stream);
+        return x;
+      };
+      Moments moments{parameter, zeros(), zeros(), {}};
+      if (options.importance.wanted && options.importance.wanted(*parameter)) {
+        moments.importance = {zeros(), zeros()};
+      }
       moments_.push_back(moments);
     }
   }
@@ -32,15 +37,18 @@ void AdamWOptimizer::step(std::span<const ParameterGroup> groups, double lr, flo
                              .beta2 = options_.beta2,
                              .eps = options_.eps,
                              .weight_decay = group.weight_decay,
-                             .step = steps_};
+                             .step = steps_,
+                             .importance_beta1 = options_.importance.beta1,
+                             .importance_beta2 = options_.importance.beta2};
     std::vector<AdamWTensors> tensors;
     tensors.reserve(group.parameters.size());
     for (Parameter* parameter : group.parameters) {
       RW_ASSERT(next < moments_.size() && moments_[next].parameter == parameter,
                 "{}: not the groups this optimizer was made for", parameter->name);
       const Moments& moments = moments_[next++];
-      tensors.push_back(
-          {parameter->dense(), moments.exp_avg, moments.exp_avg_sq, parameter->gradient});
+      tensors.push_back({parameter->dense(), moments.exp_avg, moments.exp_avg_sq,
+                         parameter->gradient,
+                         measures_importance_ ? moments.importance : Importance{}});
     }
     adamw(tensors, gradient_scale, params, stream);
   }
@@ -52,8 +60,18 @@ std::vector<NamedTensor> AdamWOptimizer::state() const {
   for (const Moments& moments : moments_) {
     state.push_back({moments.parameter->name + ".exp_avg", moments.exp_avg});
     state.push_back({moments.parameter->name + ".exp_avg_sq", moments.exp_avg_sq});
+    const auto& [sensitivity, uncertainty] = moments.importance;
+    if (!sensitivity.defined()) continue;
+    state.push_back({moments.parameter->name + ".sensitivity", sensitivity});
+    state.push_back({moments.parameter->name + ".uncertainty", uncertainty});
   }
   return state;
+}
+
+const Importance& AdamWOptimizer::importance_of(const Parameter& parameter) const {
+  const auto found = std::ranges::find(moments_, &parameter, &Moments::parameter);
+  RW_ASSERT(found != moments_.end(), "{} is not trained", parameter.name);
+  return found->importance;
 }
 
 }  // namespace rankwise

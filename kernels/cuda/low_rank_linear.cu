@@ -25,7 +25,7 @@ GroupScratch group_scratch(const Group& group, DType type, Stream& stream) {
 
 // Every product can read the weights where they lie, and there is nothing to add to them.
 bool needs_no_matrix(const Group& group, std::span<const LowRankLinear> layers, DType type) {
-  return group.rank == 0 && std::all_of(layers.begin(), layers.end(), [&](const auto& layer) {
+  return group.rank == 0 && std::ranges::all_of(layers, [&](const LowRankLinear& layer) {
            return is_dense(*layer.weight, type);
          });
 }
@@ -98,6 +98,12 @@ void low_rank_linear(std::span<const Tensor> ys, std::span<const Tensor> downs, 
                 product(columns, x, a.columns(0, group.in), {.transpose_b = true}, columns,
                         workspace, stream);
               });
+  if (layers[0].weight == nullptr) {
+    for (int i = 0; i < group.layers; ++i) {
+      times(ys[i], downs[i], b_block(matrix, group, i, group.in), workspace);
+    }
+    return;
+  }
   const Tensor joined = group.rank > 0 ? join(x, down) : x;
   const Tensor& input = joined.defined() ? joined : x;
   for_columns(join_all(ys, group, group.out_begin), ys, group, group.out_begin,
@@ -149,19 +155,21 @@ void low_rank_linear_backward_input(const Tensor& dx, std::span<const Tensor> dd
   if (!dx.defined()) return;
   expand_weights(matrix, group, layers, stream);
   const Tensor left = matrix.columns(0, group.in);  // [W; A]
-  const Tensor joined = group.rank > 0 ? join(dy, ddown) : dy;
-  if (joined.defined()) return add_product(joined, left.rows(0, joined.dim(1)), workspace);
-  for_columns(dy, dys, group, group.out_begin,
-              [&](const Tensor& columns, int64_t begin, int64_t end) {
-                add_product(columns, left.rows(begin, end), workspace);
-              });
+  if (layers[0].weight != nullptr) {
+    const Tensor joined = group.rank > 0 ? join(dy, ddown) : dy;
+    if (joined.defined()) return add_product(joined, left.rows(0, joined.dim(1)), workspace);
+    for_columns(dy, dys, group, group.out_begin,
+                [&](const Tensor& columns, int64_t begin, int64_t end) {
+                  add_product(columns, left.rows(begin, end), workspace);
+                });
+  }
   for_columns(ddown, ddowns, group, group.rank_begin,
               [&](const Tensor& columns, int64_t begin, int64_t end) {
                 add_product(columns, left.rows(group.out + begin, group.out + end), workspace);
               });
 }
 
-void low_rank_linear_backward_weight(std::span<const Tensor> das, std::span<const Tensor> dbs,
+void low_rank_linear_backward_weight(std::span<const LowRankGradients> gradients,
                                      std::span<const Tensor> ddowns, std::span<const Tensor> dys,
                                      std::span<const Tensor> downs, const Tensor& x,
                                      std::span<const LowRankLinear> layers, Stream& stream) {
@@ -192,7 +200,16 @@ void low_rank_linear_backward_weight(std::span<const Tensor> das, std::span<cons
       sum(b_block(b_sums, group, i, 0), dys[i], downs[i]);
     }
   }
-  add_gradients(das, dbs, a_sums, b_sums, group, layers, stream);
+  add_gradients(gradients, a_sums, b_sums, group, layers, stream);
+}
+
+void add_low_rank_product(const Tensor& w, const LowRankLinear& layer, Stream& stream) {
+  const Group group = group_of({&layer, 1});
+  const auto [workspace, matrix] = group_scratch(group, DType::kF32, stream);
+  if (stream.measuring()) return;
+  expand_terms(matrix, group, {&layer, 1}, stream);
+  const Tensor a = matrix.rows(group.out, group.out + group.rank).columns(0, group.in);
+  product(w, b_block(matrix, group, 0, group.in), a, {.beta = 1.0f}, w, workspace, stream);
 }
 
 }  // namespace rankwise::cuda

@@ -12,9 +12,10 @@ void low_rank_linear_backward_input(const Tensor& dx, std::span<const Tensor> dd
                                     std::span<const Tensor> dys,
                                     std::span<const LowRankLinear> layers, float beta,
                                     Stream& stream);
-void low_rank_linear_backward_weight(std::span<const Tensor> das, std::span<const Tensor> dbs,
+void low_rank_linear_backward_weight(std::span<const LowRankGradients> gradients,
                                      std::span<const Tensor> ddowns, std::span<const Tensor> dys,
                                      std::span<const Tensor> downs, const Tensor& x,
                                      std::span<const LowRankLinear> layers, Stream& stream);
+void add_low_rank_product(const Tensor& w, const LowRankLinear& layer, Stream& stream);
 
 }  // namespace rankwise::cuda

@@ -9,10 +9,11 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// Of the layers: the matrices A and B, or their gradients.
+// Of the layers: A, B and e (null: ones), or their gradients.
 struct Terms {
   Rows<float> a[kMaxLayers] = {};
   float* b[kMaxLayers] = {};
+  float* e[kMaxLayers] = {};
   float scale[kMaxLayers] = {};
 };
 
@@ -22,6 +23,7 @@ Terms terms_of(std::span<const LowRankLinear> layers) {
     if (layers[i].rank() == 0) continue;
     terms.a[i] = rows_of<float>(layers[i].a);
     terms.b[i] = layers[i].b.data<float>();
+    if (layers[i].e.defined()) terms.e[i] = layers[i].e.data<float>();
     terms.scale[i] = layers[i].scale;
   }
   return terms;
@@ -36,18 +38,25 @@ __device__ int layer_at(const int64_t* begin, int64_t row) {
 
 struct PlaceInB {
   int layer;
-  int64_t index;  // in B of the layer; -1 where row and column are of different layers
+  int64_t index;   // in B of the layer; -1 where row and column are of different layers
+  int64_t column;  // of B
 };
 
 __device__ PlaceInB place_in_b(const Group& group, int64_t row, int64_t column) {
   const int layer = layer_at(group.out_begin, row);
   const int64_t begin = group.rank_begin[layer], end = group.rank_begin[layer + 1];
-  if (column < begin || column >= end) return {layer, -1};
-  return {layer, (row - group.out_begin[layer]) * (end - begin) + column - begin};
+  if (column < begin || column >= end) return {layer, -1, 0};
+  return {layer, (row - group.out_begin[layer]) * (end - begin) + column - begin, column - begin};
 }
 
-// matrix[out + r][c] = A[r][c]; matrix[o][in + r] = s_l B_l[o][r] where o and r are of one layer l,
-// 0 elsewhere. One thread per element: first those of A, then those of B.
+// What B of a layer is multiplied with in this column: s_l e_l.
+__device__ float factor(const Terms& terms, const PlaceInB& b) {
+  const float scale = terms.scale[b.layer];
+  return terms.e[b.layer] == nullptr ? scale : scale * terms.e[b.layer][b.column];
+}
+
+// matrix[out + r][c] = A[r][c]; matrix[o][in + r] = s_l e_l[r] B_l[o][r] where o and r are of one
+// layer l, 0 elsewhere. One thread per element: first those of A, then those of B.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     expand_terms_kernel(T* matrix, int64_t stride, Group group, Terms terms) {
@@ -64,15 +73,36 @@ __global__ void __launch_bounds__(kThreads)
   if (i >= group.out * group.rank) return;
   const int64_t row = i / group.rank, column = i % group.rank;
   const PlaceInB b = place_in_b(group, row, column);
-  const float value = b.index < 0 ? 0.0f : terms.scale[b.layer] * terms.b[b.layer][b.index];
+  const float value = b.index < 0 ? 0.0f : factor(terms, b) * terms.b[b.layer][b.index];
   matrix[row * stride + group.in + column] = from_float<T>(value);
 }
 
-// dA_l[r][c] += a_sums[rank_begin[l] + r][c]; dB_l[o][r] += s_l * b_sums[out_begin[l] + o][...].
-// Of b_sums (out, rank) only the blocks of one layer each are used. Threads as above.
+// de_l[r] += s_l sum_o B_l[o][r] b_sums[out_begin[l] + o][column], with a thread block.
+__device__ void add_to_e(const float* b_sums, const Group& group, const Terms& terms,
+                         const Terms& gradients, int64_t column) {
+  __shared__ float shared[32];
+  const int layer = layer_at(group.rank_begin, column);
+  if (terms.e[layer] == nullptr) return;
+  const int64_t rank = group.rank_begin[layer + 1] - group.rank_begin[layer];
+  const int64_t out = group.out_begin[layer + 1] - group.out_begin[layer];
+  const int64_t own = column - group.rank_begin[layer];
+  const float* b = terms.b[layer] + own;
+  const float* g = b_sums + group.out_begin[layer] * group.rank + column;
+  float sum = 0.0f;
+#pragma unroll 4
+  for (int64_t o = threadIdx.x; o < out; o += kThreads) sum += b[o * rank] * g[o * group.rank];
+  sum = block_sum(sum, shared);
+  if (threadIdx.x == 0) gradients.e[layer][own] += terms.scale[layer] * sum;
+}
+
+// dA_l[r][c] += a_sums[rank_begin[l] + r][c]; dB_l[o][r] += s_l e_l[r] b_sums[out_begin[l] +
+// o][..]. Of b_sums (out, rank) only the blocks of one layer each are used. The first e_blocks
+// thread blocks, one per rank or none, add to the de; the threads of the others as above.
 __global__ void __launch_bounds__(kThreads)
-    add_gradients_kernel(const float* a_sums, const float* b_sums, Group group, Terms gradients) {
-  int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+    add_gradients_kernel(const float* a_sums, const float* b_sums, Group group, Terms terms,
+                         Terms gradients, unsigned e_blocks) {
+  if (blockIdx.x < e_blocks) return add_to_e(b_sums, group, terms, gradients, blockIdx.x);
+  int64_t i = static_cast<int64_t>(blockIdx.x - e_blocks) * kThreads + threadIdx.x;
   const int64_t a_elements = group.rank * group.in;
   if (i < a_elements) {
     const int64_t row = i / group.in, column = i % group.in;
@@ -83,7 +113,7 @@ __global__ void __launch_bounds__(kThreads)
   i -= a_elements;
   if (i >= group.out * group.rank) return;
   const PlaceInB b = place_in_b(group, i / group.rank, i % group.rank);
-  if (b.index >= 0) gradients.b[b.layer][b.index] += gradients.scale[b.layer] * b_sums[i];
+  if (b.index >= 0) gradients.b[b.layer][b.index] += factor(terms, b) * b_sums[i];
 }
 
 unsigned blocks_for_terms(const Group& group) {
@@ -119,22 +149,27 @@ void expand_terms(const Tensor& matrix, const Group& group, std::span<const LowR
 void expand_weights(const Tensor& matrix, const Group& group, std::span<const LowRankLinear> layers,
                     Stream& stream) {
   for (size_t i = 0; i < layers.size(); ++i) {
+    if (layers[i].weight == nullptr) continue;
     const Tensor rows = matrix.rows(group.out_begin[i], group.out_begin[i + 1]);
     expand_weight(rows.raw(), matrix.dtype(), matrix.row_stride(), *layers[i].weight, stream);
   }
 }
 
-void add_gradients(std::span<const Tensor> das, std::span<const Tensor> dbs, const Tensor& a_sums,
+void add_gradients(std::span<const LowRankGradients> gradients, const Tensor& a_sums,
                    const Tensor& b_sums, const Group& group, std::span<const LowRankLinear> layers,
                    Stream& stream) {
-  Terms gradients = terms_of(layers);
+  Terms sums;
+  unsigned e_blocks = 0;
   for (size_t i = 0; i < layers.size(); ++i) {
     if (layers[i].rank() == 0) continue;
-    gradients.a[i] = rows_of<float>(das[i]);
-    gradients.b[i] = dbs[i].data<float>();
+    sums.a[i] = rows_of<float>(gradients[i].da);
+    sums.b[i] = gradients[i].db.data<float>();
+    if (!layers[i].e.defined()) continue;
+    sums.e[i] = gradients[i].de.data<float>();
+    e_blocks = static_cast<unsigned>(group.rank);
   }
-  add_gradients_kernel<<<blocks_for_terms(group), kThreads, 0, native(stream)>>>(
-      a_sums.data<float>(), b_sums.data<float>(), group, gradients);
+  add_gradients_kernel<<<e_blocks + blocks_for_terms(group), kThreads, 0, native(stream)>>>(
+      a_sums.data<float>(), b_sums.data<float>(), group, terms_of(layers), sums, e_blocks);
   check_launch("low_rank_linear_backward_weight");
 }
 

@@ -26,20 +26,21 @@ Group group_of(std::span<const LowRankLinear> layers);
 
 // The matrix (out + rank, in + rank): rows of outputs above rows of ranks, columns of inputs before
 // columns of ranks:
-//   | W_0   s_0 B_0                 |
-//   | W_1            s_1 B_1        |
-//   | A_0                           |
-//   | A_1              (not written)|
-// Its upper half [W sB] multiplies [x down] forward, its left half [W; A] multiplies [dy ddown]
+//   | W_0   s_0 B_0 diag(e_0)                      |
+//   | W_1                       s_1 B_1 diag(e_1)  |
+//   | A_0                                          |
+//   | A_1                       (not written)      |
+// Its upper half [W sBe] multiplies [x down] forward, its left half [W; A] multiplies [dy ddown]
 // backward, its lower left quarter makes the downs and its upper right quarter the ddowns.
 void expand_weights(const Tensor& matrix, const Group& group, std::span<const LowRankLinear> layers,
                     Stream& stream);
 void expand_terms(const Tensor& matrix, const Group& group, std::span<const LowRankLinear> layers,
                   Stream& stream);
 
-// das[l] += rows of layer l of a_sums (rank, in); dbs[l] += s_l times the block of rows of outputs
-// and columns of ranks of layer l in b_sums (out, rank), the rest of which is not used.
-void add_gradients(std::span<const Tensor> das, std::span<const Tensor> dbs, const Tensor& a_sums,
+// Adds to da of layer l its rows of a_sums (rank, in), and to db and de what follows from G_l, the
+// block of rows of outputs and columns of ranks of layer l in b_sums (out, rank), the rest of which
+// is not used.
+void add_gradients(std::span<const LowRankGradients> gradients, const Tensor& a_sums,
                    const Tensor& b_sums, const Group& group, std::span<const LowRankLinear> layers,
                    Stream& stream);
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/low_rank_linear.h"
 #include "model/forward_context.h"
 #include "parallel/gradient_reducer.h"
 #include "parallel/parameter.h"
@@ -40,12 +41,14 @@ struct AdapterSaved {
   virtual ~AdapterSaved() = default;
 };
 
-// y += scale * (x a^T) b^T with a (rank, in), b (out, rank): this rank's slices of the replicated
-// matrices, and of their gradients where those exist.
+// y += scale * ((x a^T) * e) b^T with a (rank, in), b (out, rank), e (rank; undefined: ones): this
+// rank's slices of the replicated matrices, and of their gradients where those exist.
 struct LowRankTerm {
-  Tensor a, b;
-  Tensor da, db;
+  Tensor a, b, e;
+  LowRankGradients gradients;
   float scale = 0.0f;
+
+  LowRankLinear beside(const Weight* weight) const { return {weight, a, b, scale, e}; }
 };
 
 class Adapter {

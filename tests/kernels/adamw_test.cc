@@ -108,6 +108,64 @@ TEST(AdamW, UpdatesEveryTensorOfAList) {
   }
 }
 
+// I = 0.4, 0.1, 0.3 with betas 0.85. With the sensitivity from before the step the first
+// uncertainty would be 0.06.
+TEST(AdamW, ImportanceFollowsThreeStepsWorkedByHand) {
+  GuardedMemory memory;
+  const Tensor p = memory.of<float>({1}, {-1.0f});
+  const Importance importance{memory.zeros({1}), memory.zeros({1})};
+  const std::vector<float> gradients{0.4f, -0.1f, 0.3f};
+  const std::vector<double> sensitivity{0.06, 0.066, 0.1011};
+  const std::vector<double> uncertainty{0.051, 0.04845, 0.0710175};
+  const std::vector<double> score{0.00306, 0.0031977, 0.00717987};
+  for (size_t t = 0; t < 3; ++t) {
+    const Tensor g = memory.of<float>({1}, {gradients[t]});
+    update({p, memory.zeros({1}), memory.zeros({1}), g, importance}, 1.0f, {.lr = 0.0});
+    const float s = importance.sensitivity.data<float>()[0];
+    const float u = importance.uncertainty.data<float>()[0];
+    EXPECT_NEAR(sensitivity[t], s, 1e-7);
+    EXPECT_NEAR(uncertainty[t], u, 1e-7);
+    EXPECT_NEAR(score[t], s * u, 1e-8);
+  }
+}
+
+TEST(AdamW, ImportanceTakesTheNewWeightAndTheClippedGradientAndChangesNothingElse) {
+  for (const int64_t count : {1, 3, 65, 40001}) {
+    GuardedMemory memory;
+    const AdamWTensors plain{memory.normal({count}), memory.normal({count}, 0.1f),
+                             memory.uniform({count}, 0.0f, 0.1f), memory.normal({count})};
+    AdamWTensors scored{memory.copy_of(plain.p), memory.copy_of(plain.m), memory.copy_of(plain.v),
+                        plain.g};
+    scored.importance = {memory.uniform({count}, 0.0f, 1.0f), memory.uniform({count}, 0.0f, 1.0f)};
+    const auto& [s, u] = scored.importance;
+    const Tensor old_s = memory.copy_of(s);
+    const Tensor old_u = memory.copy_of(u);
+    AdamWParams params{.lr = 0.1, .weight_decay = 0.1, .step = 3};
+    params.importance_beta1 = 0.7;
+    params.importance_beta2 = 0.4;
+    update(plain, 0.25f, params);
+    update(scored, 0.25f, params);
+    expect_identical(scored.p, plain.p);
+    expect_identical(scored.m, plain.m);
+    expect_identical(scored.v, plain.v);
+    std::vector<double> expected_s;
+    std::vector<double> expected_u;
+    for (int64_t i = 0; i < count; ++i) {
+      const double now = std::abs(0.25 * plain.p.data<float>()[i] * plain.g.data<float>()[i]);
+      expected_s.push_back(0.7 * old_s.data<float>()[i] + 0.3 * now);
+      expected_u.push_back(0.4 * old_u.data<float>()[i] + 0.6 * std::abs(now - expected_s.back()));
+    }
+    expect_close(s, expected_s, 1e-6, 1e-6);
+    expect_close(u, expected_u, 1e-6, 1e-6);
+  }
+}
+
+TEST(AdamWDeathTest, RefusesHalfAnImportance) {
+  GuardedMemory memory;
+  const Tensor x = memory.zeros({2});
+  EXPECT_DEATH(update({x, x, x, x, {x, {}}}, 1.0f, {}), "uncertainty is undefined");
+}
+
 TEST(AdamWDeathTest, RefusesStepZero) {
   GuardedMemory memory;
   const Tensor x = memory.zeros({2});

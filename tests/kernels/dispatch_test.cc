@@ -12,6 +12,7 @@
 #include "kernels/embedding.h"
 #include "kernels/matmul.h"
 #include "kernels/quantize.h"
+#include "kernels/rank_selection.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
 #include "kernels/swiglu.h"
@@ -42,6 +43,17 @@ TEST(Dispatch, MeasuringNeedsNoBackendOfTheDevice) {
   sum_of_squares(arena.allocate("x", DType::kF64, {1}), std::array{x}, stream);
   dropout(x, x, 0.5f, Rng(1, "mask"), {0, 64}, stream);
   adamw(std::array{AdamWTensors{x, x, x, x}}, 1.0f, {}, stream);
+  const Importance importance{x, x};
+  adamw(std::array{AdamWTensors{x, x, x, x, importance}}, 1.0f, {}, stream);
+  const Tensor scores = f32({4});
+  const Tensor keep = arena.allocate("x", DType::kU8, {4});
+  triplet_scores(
+      scores,
+      std::array{TripletImportance{importance, {scores, scores}, {f32({64, 4}), f32({64, 4})}}},
+      stream);
+  keep_highest(keep, scores, 2, stream);
+  zero_dropped(std::array{scores}, keep, stream);
+  fingerprint(arena.allocate("x", DType::kI64, {1}), keep, stream);
   rms_norm(x, f32({4}), x, row, 1e-5f, stream);
   rms_norm_backward(x, row, x, x, row, f32({4}), false, stream);
   rope_tables(angles, angles, i32({4}), f32({16}), stream);

@@ -20,7 +20,7 @@ using testing::weighted_sum;
 constexpr int64_t kTokens = 6;
 constexpr int64_t kIn = 11;
 
-// Two adapted layers of unequal size around one without an adapter.
+// Two adapted layers of unequal size, the last with singular values, around one without an adapter.
 struct Rig {
   GuardedMemory memory;
   Stream stream;
@@ -28,10 +28,11 @@ struct Rig {
                                  memory.uniform({7, kIn})};
   std::vector<LowRankLinear> layers = {
       {&weights[0], memory.uniform({4, kIn}), memory.uniform({9, 4}), 0.5f},
-      {&weights[1], {}, {}, 0.0f},
-      {&weights[2], memory.uniform({2, kIn}), memory.uniform({7, 2}), -2.0f}};
+      {&weights[1]},
+      {&weights[2], memory.uniform({2, kIn}), memory.uniform({7, 2}), -2.0f, memory.uniform({2})}};
   Tensor x = memory.uniform({kTokens, kIn});
-  std::vector<Tensor> ys, downs, dys, ddowns, das, dbs;
+  std::vector<Tensor> ys, downs, dys, ddowns;
+  std::vector<LowRankGradients> gradients;
 
   Rig() {
     for (const LowRankLinear& layer : layers) {
@@ -43,12 +44,18 @@ struct Rig {
       dys.push_back(memory.uniform({kTokens, layer.out()}));
       downs.push_back(narrow());
       ddowns.push_back(narrow());
-      das.push_back(adapted ? memory.zeros(layer.a.shape()) : Tensor());
-      dbs.push_back(adapted ? memory.zeros(layer.b.shape()) : Tensor());
+      const auto zeros = [&](const Tensor& like) {
+        return like.defined() ? memory.zeros(like.shape()) : Tensor();
+      };
+      gradients.push_back({zeros(layer.a), zeros(layer.b), zeros(layer.e)});
     }
   }
 
   void forward(const Tensor& addend = {}) { low_rank_linear(ys, downs, x, layers, addend, stream); }
+  void backward(const Tensor& dx, float beta) {
+    low_rank_linear_backward_input(dx, ddowns, dys, layers, beta, stream);
+    low_rank_linear_backward_weight(gradients, ddowns, dys, downs, x, layers, stream);
+  }
   double loss() {
     forward();
     double sum = 0.0;
@@ -61,17 +68,17 @@ double at(const Tensor& x, int64_t row, int64_t column) {
   return x.data<float>()[row * x.row_stride() + column];
 }
 
-// x W^T + s (x A^T) B^T, straight from the formula.
+// x W^T + s ((x A^T) * e) B^T, straight from the formula.
 std::vector<double> reference(const Tensor& x, const LowRankLinear& layer) {
-  const Tensor& w = std::get<Tensor>(*layer.weight);
   std::vector<double> y;
   for (int64_t t = 0; t < x.dim(0); ++t) {
     for (int64_t o = 0; o < layer.out(); ++o) {
       double sum = 0.0;
       for (int64_t i = 0; i < layer.in(); ++i) {
-        double merged = at(w, o, i);
+        double merged = layer.weight == nullptr ? 0.0 : at(std::get<Tensor>(*layer.weight), o, i);
         for (int64_t r = 0; r < layer.rank(); ++r) {
-          merged += static_cast<double>(layer.scale) * at(layer.b, o, r) * at(layer.a, r, i);
+          const double e = layer.e.defined() ? layer.e.data<float>()[r] : 1.0;
+          merged += layer.scale * e * at(layer.b, o, r) * at(layer.a, r, i);
         }
         sum += at(x, t, i) * merged;
       }
@@ -110,14 +117,41 @@ TEST(LowRankLinear, GradientsMatchFiniteDifferences) {
   Rig rig;
   rig.forward();
   const Tensor dx = rig.memory.poisoned(rig.x.shape());
-  low_rank_linear_backward_input(dx, rig.ddowns, rig.dys, rig.layers, 0.0f, rig.stream);
-  low_rank_linear_backward_weight(rig.das, rig.dbs, rig.ddowns, rig.dys, rig.downs, rig.x,
-                                  rig.layers, rig.stream);
+  rig.backward(dx, 0.0f);
   const auto loss = [&] { return rig.loss(); };
   expect_gradient(rig.x, dx, loss);
   for (const size_t i : {0, 2}) {
-    expect_gradient(rig.layers[i].a, rig.das[i], loss);
-    expect_gradient(rig.layers[i].b, rig.dbs[i], loss);
+    expect_gradient(rig.layers[i].a, rig.gradients[i].da, loss);
+    expect_gradient(rig.layers[i].b, rig.gradients[i].db, loss);
+  }
+  expect_gradient(rig.layers[2].e, rig.gradients[2].de, loss);
+}
+
+TEST(LowRankLinear, WithoutWeightsTheTermsAreAlone) {
+  Rig rig;
+  for (auto* list : {&rig.ys, &rig.dys, &rig.downs, &rig.ddowns}) list->erase(list->begin() + 1);
+  rig.layers.erase(rig.layers.begin() + 1);
+  rig.gradients.erase(rig.gradients.begin() + 1);
+  for (LowRankLinear& layer : rig.layers) layer.weight = nullptr;
+  rig.forward();
+  for (size_t i = 0; i < 2; ++i) {
+    expect_close(rig.ys[i], reference(rig.x, rig.layers[i]), 1e-5, 1e-5);
+  }
+  const Tensor dx = rig.memory.poisoned(rig.x.shape());
+  rig.backward(dx, 0.0f);
+  expect_gradient(rig.x, dx, [&] { return rig.loss(); });
+}
+
+TEST(LowRankLinear, AddsItsTermToAWeight) {
+  Rig rig;
+  for (const size_t i : {0, 2}) {
+    const LowRankLinear& layer = rig.layers[i];
+    const std::vector<double> expected = reference(rig.x, layer);
+    add_low_rank_product(std::get<Tensor>(rig.weights[i]), layer, rig.stream);
+    LowRankLinear merged;
+    merged.weight = &rig.weights[i];
+    low_rank_linear({&rig.ys[i], 1}, {&rig.downs[i], 1}, rig.x, {&merged, 1}, {}, rig.stream);
+    expect_close(rig.ys[i], expected, 1e-5, 1e-5);
   }
 }
 
@@ -125,23 +159,26 @@ TEST(LowRankLinear, BackwardAddsToWhatIsThere) {
   Rig rig;
   rig.forward();
   const Tensor dx = rig.memory.poisoned(rig.x.shape());
-  const auto backward = [&](const Tensor& to, float beta) {
-    low_rank_linear_backward_input(to, rig.ddowns, rig.dys, rig.layers, beta, rig.stream);
-    low_rank_linear_backward_weight(rig.das, rig.dbs, rig.ddowns, rig.dys, rig.downs, rig.x,
-                                    rig.layers, rig.stream);
-  };
-  backward(dx, 0.0f);
-  const Tensor da = rig.memory.copy_of(rig.das[0]);
+  rig.backward(dx, 0.0f);
+  const LowRankGradients& gradients = rig.gradients[2];
+  std::vector<Tensor> once;
+  for (const Tensor& x : {gradients.da, gradients.db, gradients.de}) {
+    once.push_back(rig.memory.copy_of(x));
+  }
   const Tensor start = rig.memory.uniform(rig.x.shape());
   const Tensor added = rig.memory.copy_of(start);
-  backward(added, 2.0f);
-  std::vector<double> sums, doubled;
+  rig.backward(added, 2.0f);
+  std::vector<double> sums;
   for (int64_t i = 0; i < dx.numel(); ++i) {
     sums.push_back(2.0 * start.data<float>()[i] + dx.data<float>()[i]);
   }
-  for (const float value : GuardedMemory::elements(da)) doubled.push_back(2.0 * value);
   expect_close(added, sums, 1e-5, 1e-5);
-  expect_close(rig.das[0], doubled, 1e-5, 1e-5);
+  const Tensor twice[] = {gradients.da, gradients.db, gradients.de};
+  for (size_t i = 0; i < 3; ++i) {
+    std::vector<double> doubled;
+    for (const float value : GuardedMemory::elements(once[i])) doubled.push_back(2.0 * value);
+    expect_close(twice[i], doubled, 1e-5, 1e-5);
+  }
 }
 
 TEST(LowRankLinear, AnUnwantedInputGradientLeavesTheOthersAsTheyAre) {
@@ -173,10 +210,12 @@ struct Layer {
   Stream stream;
   int64_t in, out = 12, rank = 3;
   Tensor x = memory.uniform({kTokens, in}), w = memory.uniform({out, in});
-  Tensor a = memory.uniform({rank, in}), b = memory.uniform({out, rank});
+  Tensor a = memory.uniform({rank, in}), b = memory.uniform({out, rank}),
+         e = memory.uniform({rank});
   Tensor dy = memory.uniform({kTokens, out});
   Tensor y = memory.uniform(dy.shape()), dx = memory.uniform(x.shape());
   Tensor da = memory.uniform(a.shape()), db = memory.uniform(b.shape());
+  Tensor de = memory.uniform(e.shape());
 
   explicit Layer(int64_t columns) : in(columns) {}
 
@@ -190,14 +229,15 @@ struct Layer {
     };
     const Weight weight = in_slice(w.rows(slice.row_begin, slice.row_end));
     const LowRankLinear layers[] = {
-        {&weight, in_slice(a), b.rows(slice.row_begin, slice.row_end), 0.5f}};
+        {&weight, in_slice(a), b.rows(slice.row_begin, slice.row_end), 0.5f, e}};
     const Tensor downs[] = {memory.poisoned({kTokens, rank})};
     const Tensor ddowns[] = {memory.poisoned({kTokens, rank})};
     const Tensor ys[] = {out_slice(y)}, dys[] = {out_slice(dy)};
-    const Tensor das[] = {in_slice(da)}, dbs[] = {db.rows(slice.row_begin, slice.row_end)};
+    const LowRankGradients gradients[] = {
+        {in_slice(da), db.rows(slice.row_begin, slice.row_end), de}};
     low_rank_linear(ys, downs, in_slice(x), layers, ys[0], stream);
     low_rank_linear_backward_input(in_slice(dx), ddowns, dys, layers, 1.0f, stream);
-    low_rank_linear_backward_weight(das, dbs, ddowns, dys, downs, in_slice(x), layers, stream);
+    low_rank_linear_backward_weight(gradients, ddowns, dys, downs, in_slice(x), layers, stream);
   }
 };
 
@@ -211,9 +251,11 @@ void expect_same(const Layer& actual, const Layer& expected) {
   expect_close(actual.dx, in_double(expected.dx), 1e-4, 1e-5);
   expect_close(actual.da, in_double(expected.da), 1e-4, 1e-5);
   expect_close(actual.db, in_double(expected.db), 1e-4, 1e-5);
+  expect_close(actual.de, in_double(expected.de), 1e-4, 1e-5);
 }
 
-// How ranks share a layer whose columns are split; each adds to all of db and to its part of da.
+// How ranks share a layer whose columns are split; each adds to all of db and de and to its part of
+// da.
 TEST(LowRankLinear, ColumnSlicesTogetherMakeTheWhole) {
   for (const auto& [in, cut] : {std::pair<int64_t, int64_t>{172, 43}, {172, 86}, {4096, 2048}}) {
     Layer whole(in), parts(in);

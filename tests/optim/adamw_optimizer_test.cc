@@ -111,6 +111,35 @@ TEST(AdamWOptimizer, StateRoundTripsThroughItsNames) {
   EXPECT_EQ(weight(q), uninterrupted[2]);
 }
 
+TEST(AdamWOptimizer, KeepsTheImportanceOfWantedParametersUntilItIsFrozen) {
+  TrainedParameters parameters;
+  Stream stream;
+  Parameter& norm = parameters.add("norm", {1.0f});
+  Parameter& e = parameters.add("lora_E", {2.0f});
+  const std::vector<ParameterGroup> groups{{"all", {&norm, &e}, 1.0, 0.0}};
+  const ImportanceOptions importance{
+      .wanted = [](const Parameter& p) { return p.name == "lora_E"; }, .beta1 = 0.5, .beta2 = 0.75};
+  AdamWOptimizer optimizer(groups, {.importance = importance}, parameters.arena(), stream);
+  EXPECT_FALSE(optimizer.importance_of(norm).sensitivity.defined());
+  const std::vector<NamedTensor> state = optimizer.state();
+  ASSERT_EQ(state.size(), 6u);
+  EXPECT_EQ(state[4].name, "lora_E.sensitivity");
+  EXPECT_EQ(state[5].name, "lora_E.uncertainty");
+  const float* sensitivity = optimizer.importance_of(e).sensitivity.data<float>();
+  const float* uncertainty = optimizer.importance_of(e).uncertainty.data<float>();
+  EXPECT_EQ(sensitivity, state[4].tensor.data<float>());
+  EXPECT_EQ(*sensitivity, 0.0f);
+  gradient(e) = 0.5f;
+  optimizer.step(groups, 0.0, 0.5f, stream);  // |2 * 0.25| = 0.5
+  EXPECT_EQ(*sensitivity, 0.25f);
+  EXPECT_EQ(*uncertainty, 0.0625f);
+  optimizer.measure_importance(false);
+  optimizer.step(groups, 0.1, 0.5f, stream);
+  EXPECT_LT(weight(e), 2.0f);
+  EXPECT_EQ(*sensitivity, 0.25f);
+  EXPECT_EQ(*uncertainty, 0.0625f);
+}
+
 TEST(AdamWOptimizer, MeasuringPlansTheBytesOfARealRun) {
   const auto bytes = [](Arena& arena, Stream& stream) {
     Parameter p;

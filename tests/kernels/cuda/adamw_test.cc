@@ -25,14 +25,25 @@ TEST(CudaAdamW, UpdatesListsOfManyTensorsLikeTheCpu) {
   std::vector<AdamWTensors> on_gpu;
   for (int i = 0; i < 200; ++i) {  // more than one launch takes
     const int64_t size = std::array{1, 3, 0, 1000, 2048, 2049, 40001}[i % 7];
-    const AdamWTensors t{host.normal({size}), host.normal({size}, 0.1f),
-                         host.uniform({size}, 0.0f, 0.1f), host.normal({size})};
-    const AdamWTensors copied{device.copy_of(t.p), device.copy_of(t.m), device.copy_of(t.v),
-                              device.copy_of(t.g)};
+    const Tensor zeros = host.zeros({size});
+    AdamWTensors t{host.normal({size}), host.normal({size}, 0.1f), host.uniform({size}, 0.0f, 0.1f),
+                   host.normal({size})};
+    AdamWTensors copied{device.copy_of(t.p), device.copy_of(t.m), device.copy_of(t.v),
+                        device.copy_of(t.g)};
+    const bool scored = i % 3 > 0;
+    if (scored) {
+      t.importance = {host.copy_of(zeros), host.copy_of(zeros)};
+      copied.importance = {device.copy_of(zeros), device.copy_of(zeros)};
+    }
     const int64_t begin = std::min<int64_t>(i % 2, size);  // half of the addresses are misaligned
     const auto behind = [&](const AdamWTensors& all) {
-      return AdamWTensors{all.p.rows(begin, size), all.m.rows(begin, size), all.v.rows(begin, size),
-                          all.g.rows(begin, size)};
+      AdamWTensors part{all.p.rows(begin, size), all.m.rows(begin, size), all.v.rows(begin, size),
+                        all.g.rows(begin, size)};
+      if (scored) {
+        part.importance = {all.importance.sensitivity.rows(begin, size),
+                           all.importance.uncertainty.rows(begin, size)};
+      }
+      return part;
     };
     on_cpu.push_back(behind(t));
     on_gpu.push_back(behind(copied));
@@ -46,6 +57,10 @@ TEST(CudaAdamW, UpdatesListsOfManyTensorsLikeTheCpu) {
     expect_near(device.to_host(on_gpu[i].p, host), on_cpu[i].p, 1e-6);
     expect_near(device.to_host(on_gpu[i].m, host), on_cpu[i].m, 1e-6);
     expect_near(device.to_host(on_gpu[i].v, host), on_cpu[i].v, 1e-6);
+    const auto& [sensitivity, uncertainty] = on_cpu[i].importance;
+    if (!sensitivity.defined()) continue;
+    expect_near(device.to_host(on_gpu[i].importance.sensitivity, host), sensitivity, 2e-6);
+    expect_near(device.to_host(on_gpu[i].importance.uncertainty, host), uncertainty, 2e-6);
   }
 }
 

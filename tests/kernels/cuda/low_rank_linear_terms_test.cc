@@ -13,8 +13,8 @@ namespace {
 using testing::Backends;
 using testing::kActivationTypes;
 
-// Two layers of 5 and 3 outputs that read 12 columns, with ranks 2 and 3; A and its gradient are
-// strided.
+// Two layers of 5 and 3 outputs that read 12 columns, with ranks 2 and 3, the second with singular
+// values; A and its gradient are strided.
 struct Rig : Backends {
   Rig() {
     for (const auto& [out, rank, scale] : {std::tuple{5, 2, 0.5f}, std::tuple{3, 3, 2.0f}}) {
@@ -26,14 +26,21 @@ struct Rig : Backends {
     }
     for (size_t i = 0; i < 2; ++i) {
       layers.push_back(
-          {&on_gpu[i], device.copy_of(a[i], DType::kF32, 7), device.copy_of(b[i]), scales[i]});
+          {&on_gpu[i], device.copy_of(a[i], DType::kF32, 7), device.copy_of(b[i]), scales[i], {}});
     }
+    e = memory.uniform({3});
+    layers[1].e = device.copy_of(e);
     group = cuda::group_of(layers);
   }
   std::vector<Tensor> a, b, weights;
   std::vector<Weight> on_gpu;
   std::vector<float> scales;
+  Tensor e;
   std::vector<LowRankLinear> layers;
+  // What column r of B of a layer is multiplied with.
+  float factor(size_t layer, int64_t r) const {
+    return layer == 0 ? scales[0] : scales[1] * e.data<float>()[r];
+  }
   cuda::Group group;
 };
 
@@ -61,7 +68,7 @@ TEST(CudaLowRankTerms, FillTheMatrixOfAGroup) {
         for (int64_t r = 0; r < 5; ++r) {
           const bool own = r >= first_rank && r < first_rank + rig.b[i].dim(1);
           expect(first_out + row, 12 + r,
-                 own ? rig.scales[i] * at(rig.b[i], row, r - first_rank) : 0.0f);
+                 own ? rig.factor(i, r - first_rank) * at(rig.b[i], row, r - first_rank) : 0.0f);
         }
       }
       for (int64_t r = 0; r < rig.a[i].dim(0); ++r) {
@@ -76,25 +83,36 @@ TEST(CudaLowRankTerms, AddTheirBlocksOfTheGradients) {
   Rig rig;
   const Tensor a_sums = rig.memory.uniform({5, 12});
   const Tensor b_sums = rig.memory.uniform({8, 5});
-  std::array<Tensor, 2> das, dbs, da_before, db_before;
+  std::array<LowRankGradients, 2> gradients;
+  std::array<Tensor, 2> da_before, db_before;
+  const Tensor de_before = rig.memory.uniform({3});
   for (size_t i = 0; i < 2; ++i) {
     da_before[i] = rig.memory.uniform(rig.a[i].shape());
     db_before[i] = rig.memory.uniform(rig.b[i].shape());
-    das[i] = rig.device.copy_of(da_before[i], DType::kF32, 5);
-    dbs[i] = rig.device.copy_of(db_before[i]);
+    gradients[i].da = rig.device.copy_of(da_before[i], DType::kF32, 5);
+    gradients[i].db = rig.device.copy_of(db_before[i]);
   }
-  cuda::add_gradients(das, dbs, rig.device.copy_of(a_sums), rig.device.copy_of(b_sums), rig.group,
+  gradients[1].de = rig.device.copy_of(de_before);
+  cuda::add_gradients(gradients, rig.device.copy_of(a_sums), rig.device.copy_of(b_sums), rig.group,
                       rig.layers, rig.gpu);
+  const Tensor de = rig.device.to_host(gradients[1].de, rig.memory);
+  for (int64_t r = 0; r < 3; ++r) {
+    double sum = 0.0;
+    for (int64_t row = 0; row < 3; ++row) {
+      sum += static_cast<double>(at(rig.b[1], row, r)) * at(b_sums, 5 + row, 2 + r);
+    }
+    EXPECT_NEAR(de.data<float>()[r], de_before.data<float>()[r] + rig.scales[1] * sum, 1e-6);
+  }
   for (size_t i = 0; i < 2; ++i) {
     const int64_t first_out = i == 0 ? 0 : 5, first_rank = i == 0 ? 0 : 2;
-    const Tensor da = rig.device.to_host(das[i], rig.memory);
-    const Tensor db = rig.device.to_host(dbs[i], rig.memory);
+    const Tensor da = rig.device.to_host(gradients[i].da, rig.memory);
+    const Tensor db = rig.device.to_host(gradients[i].db, rig.memory);
     for (int64_t r = 0; r < da.dim(0); ++r) {
       for (int64_t c = 0; c < 12; ++c) {
         EXPECT_NEAR(at(da, r, c), at(da_before[i], r, c) + at(a_sums, first_rank + r, c), 1e-6);
       }
       for (int64_t row = 0; row < db.dim(0); ++row) {
-        const float added = rig.scales[i] * at(b_sums, first_out + row, first_rank + r);
+        const float added = rig.factor(i, r) * at(b_sums, first_out + row, first_rank + r);
         EXPECT_NEAR(at(db, row, r), at(db_before[i], row, r) + added, 1e-6);
       }
     }

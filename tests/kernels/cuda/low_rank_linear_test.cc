@@ -13,6 +13,7 @@ namespace rankwise {
 namespace {
 
 using testing::for_each_rig;
+using testing::GroupSpec;
 using testing::kGpu;
 using testing::kGroups;
 using testing::kLayouts;
@@ -83,31 +84,59 @@ TEST(CudaLowRankLinear, BackwardWeightAgreesWithTheCpu) {
     const auto [device_dys, device_ddowns] = rig.place_pair(dys, ddowns, rig.layout.wide_joined);
     const auto [xs, device_downs] = rig.place_pair({rig.x}, downs, true);
     // What lies around the slices is compared too: it must still hold what it held.
-    std::vector<Tensor> das, dbs, device_das, device_dbs, around, device_around;
-    for (const LowRankLinear& layer : rig.layers) {
-      if (layer.rank() == 0) {
-        for (auto* gradients : {&das, &dbs, &device_das, &device_dbs}) gradients->emplace_back();
-        continue;
-      }
+    std::vector<LowRankGradients> gradients(rig.layers.size()), on_device(rig.layers.size());
+    std::vector<Tensor> around, device_around;
+    for (size_t i = 0; i < rig.layers.size(); ++i) {
+      const LowRankLinear& layer = rig.layers[i];
+      if (layer.rank() == 0) continue;
       const Tensor a = rig.around_a(layer.rank()), b = rig.around_b(layer.out(), layer.rank());
       const Tensor device_a = rig.device.copy_of(a), device_b = rig.device.copy_of(b);
-      das.push_back(rig.a_slice(a));
-      dbs.push_back(rig.b_slice(b));
-      device_das.push_back(rig.a_slice(device_a));
-      device_dbs.push_back(rig.b_slice(device_b));
-      around.insert(around.end(), {a, b});
-      device_around.insert(device_around.end(), {device_a, device_b});
+      const Tensor e = rig.memory.uniform({layer.rank()}), device_e = rig.device.copy_of(e);
+      gradients[i] = {rig.a_slice(a), rig.b_slice(b), e};
+      on_device[i] = {rig.a_slice(device_a), rig.b_slice(device_b), device_e};
+      around.insert(around.end(), {a, b, e});
+      device_around.insert(device_around.end(), {device_a, device_b, device_e});
     }
-    low_rank_linear_backward_weight(device_das, device_dbs, device_ddowns, device_dys, device_downs,
-                                    xs[0], rig.device_layers, rig.gpu);
-    low_rank_linear_backward_weight(das, dbs, ddowns, dys, downs, rig.x, rig.layers, rig.host);
+    low_rank_linear_backward_weight(on_device, device_ddowns, device_dys, device_downs, xs[0],
+                                    rig.device_layers, rig.gpu);
+    low_rank_linear_backward_weight(gradients, ddowns, dys, downs, rig.x, rig.layers, rig.host);
     rig.expect_same(device_around, around, 1e-4);
 
     Stream measuring(kGpu, Stream::Mode::kMeasure);
-    low_rank_linear_backward_weight(device_das, device_dbs, device_ddowns, device_dys, device_downs,
-                                    xs[0], rig.device_layers, measuring);
+    low_rank_linear_backward_weight(on_device, device_ddowns, device_dys, device_downs, xs[0],
+                                    rig.device_layers, measuring);
     EXPECT_EQ(measuring.scratch_peak_bytes(), rig.gpu.scratch_peak_bytes());
   });
+}
+
+TEST(CudaLowRankLinear, WithoutWeightsTheTermsAgreeWithTheCpu) {
+  RW_REQUIRE_GPU();
+  for_each_rig([](LowRankRig& rig) {
+    for (const LowRankLinear& layer : rig.layers) {
+      if (layer.rank() == 0) return;
+    }
+    for (size_t i = 0; i < rig.layers.size(); ++i) {
+      rig.layers[i].weight = rig.device_layers[i].weight = nullptr;
+    }
+    compare_forward(rig, rig.layers.size() == 1 ? Addend::kSelf : Addend::kNone);
+    compare_backward_input(rig, 0.0f);
+    compare_backward_input(rig, 1.0f);
+  });
+}
+
+TEST(CudaLowRankLinear, TermsAddedToAWeightAgreeWithTheCpu) {
+  RW_REQUIRE_GPU();
+  for (const GroupSpec& group : kGroups) {
+    LowRankRig rig(group, 1, DType::kF32, kLayouts[0]);
+    for (size_t i = 0; i < rig.layers.size(); ++i) {
+      if (rig.layers[i].rank() == 0) continue;
+      const Tensor w = rig.memory.uniform({rig.layers[i].out(), rig.in});
+      const Tensor on_device = rig.device.copy_of(w);
+      add_low_rank_product(on_device, rig.device_layers[i], rig.gpu);
+      add_low_rank_product(w, rig.layers[i], rig.host);
+      rig.expect_same({on_device}, {w}, rig.tolerance());
+    }
+  }
 }
 
 TEST(CudaLowRankLinear, TuningChangesNoResult) {

@@ -160,14 +160,20 @@ class LowRankRig {
       const bool narrow_weight = spec.storage == Storage::kBf16;
       weights.emplace_back(device.copy_of(w, narrow_weight ? DType::kBF16 : DType::kF32));
     }
-    LowRankLinear layer = {&weights[weights.size() - 2], {}, {}, 1.5f};
-    LowRankLinear on_device = {&weights[weights.size() - 1], {}, {}, 1.5f};
+    LowRankLinear layer, on_device;
+    layer.weight = &weights[weights.size() - 2];
+    on_device.weight = &weights[weights.size() - 1];
+    layer.scale = on_device.scale = 1.5f;
     if (spec.rank > 0) {
       const Tensor a = around_a(spec.rank), b = around_b(spec.out, spec.rank);
       layer.a = a_slice(a);
       layer.b = b_slice(b);
       on_device.a = a_slice(device.copy_of(a));
       on_device.b = b_slice(device.copy_of(b));
+    }
+    if (spec.rank > 0 && spec.rank % 8 == 0) {  // the others have no singular values
+      layer.e = memory.uniform({spec.rank});
+      on_device.e = device.copy_of(layer.e);
     }
     layers.push_back(layer);
     device_layers.push_back(on_device);

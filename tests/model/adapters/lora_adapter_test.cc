@@ -7,60 +7,13 @@
 #include <cmath>
 #include <vector>
 
-#include "model/model_plan.h"
 #include "runtime/rng.h"
+#include "tests/model/adapters/adapter_bench.h"
 
 namespace rankwise {
 namespace {
 
-ModelPlan plan_with_seed(uint64_t seed) {
-  ModelPlan plan;
-  plan.seed = seed;
-  return plan;
-}
-
-// One adapter on a module, with gradients, in a context of `tokens` tokens.
-class Bench {
- public:
-  Bench(int64_t in, int64_t out, const LoraOptions& options, bool training = true)
-      : adapter({"model.layers.0.mlp.up_proj", in, out, {}}, options, 42, arena, stream),
-        alone(make_single_communicator()),
-        context(arena, stream, *alone, plan_with_seed(7), training, 3) {
-    for (Parameter* parameter : adapter.parameters()) {
-      parameter->gradient = zeros(parameter->dense().shape());
-    }
-  }
-
-  Tensor zeros(const Shape& shape) {
-    const Tensor tensor = arena.allocate("test", DType::kF32, shape);
-    std::fill_n(tensor.data<float>(), tensor.numel(), 0.0f);
-    return tensor;
-  }
-  Tensor of(const Shape& shape, const std::vector<float>& values) {
-    const Tensor tensor = zeros(shape);
-    std::ranges::copy(values, tensor.data<float>());
-    return tensor;
-  }
-  void set(const Tensor& tensor, const std::vector<float>& values) {
-    std::ranges::copy(values, tensor.data<float>());
-  }
-  Parameter& a() { return *adapter.parameters()[1]; }
-  Parameter& b() { return *adapter.parameters()[0]; }
-  std::vector<float> output(const Tensor& x) {
-    const Tensor y = zeros({x.dim(0), b().dense().dim(0)});
-    adapter.forward(y, x, context);
-    return values(y);
-  }
-  static std::vector<float> values(const Tensor& tensor) {
-    return {tensor.data<float>(), tensor.data<float>() + tensor.numel()};
-  }
-
-  Arena arena;
-  Stream stream;
-  LoraAdapter adapter;
-  std::unique_ptr<Communicator> alone;
-  ForwardContext context;
-};
+using Bench = testing::AdapterBench<LoraAdapter, LoraOptions>;
 
 double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
   EXPECT_EQ(a.size(), b.size());
@@ -175,27 +128,10 @@ TEST(LoraAdapter, BackwardThroughDropoutMatchesFiniteDifferences) {
   const auto saved = bench.adapter.forward(bench.zeros({4, 3}), x, bench.context);
   bench.adapter.backward(dx, dy, x, *saved, bench.context);
 
-  const auto loss = [&] {
-    const std::vector<float> y = bench.output(x);
-    double sum = 0.0;
-    for (size_t i = 0; i < y.size(); ++i) sum += static_cast<double>(y[i]) * dy.data<float>()[i];
-    return sum;
-  };
-  const auto expect_gradient = [&](const Tensor& value, const Tensor& gradient) {
-    for (int64_t i = 0; i < value.numel(); ++i) {
-      float& element = value.data<float>()[i];
-      const float kept = element;
-      element = kept + 0.5f;
-      const double above = loss();
-      element = kept - 0.5f;
-      const double below = loss();
-      element = kept;
-      EXPECT_NEAR(gradient.data<float>()[i], above - below, 2e-5) << i;
-    }
-  };
-  expect_gradient(x, dx);
-  expect_gradient(bench.a().dense(), bench.a().gradient);
-  expect_gradient(bench.b().dense(), bench.b().gradient);
+  bench.expect_gradient(x, dx, x, dy);
+  for (Parameter* parameter : {&bench.a(), &bench.b()}) {
+    bench.expect_gradient(parameter->dense(), parameter->gradient, x, dy);
+  }
 }
 
 }  // namespace
