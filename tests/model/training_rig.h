@@ -32,6 +32,8 @@ struct LossSums {
 struct RigOptions {
   ModelPlan plan;
   std::function<std::optional<LoraOptions>(const LinearSite&)> lora;
+  // In the place of `lora`.
+  std::function<std::unique_ptr<Adapter>(const LinearSite&, Arena&, Stream&)> adapter;
   Arena::Mode arena_mode = Arena::Mode::kReserve;
   Device device;  // of model, gradients and optimizer; what the rig returns is on the host
   Communicator* world = nullptr;  // null: one rank
@@ -74,6 +76,11 @@ class TrainingRig {
         const auto wanted = lora(site);
         if (!wanted) return nullptr;
         return std::make_unique<LoraAdapter>(site, *wanted, seed, arena_, stream_);
+      };
+    }
+    if (options.adapter) {
+      plan.make_adapter = [this, make = options.adapter](const LinearSite& site) {
+        return make(site, arena_, stream_);
       };
     }
     model_ = std::make_unique<CausalLm>(config, weights, plan, mesh_, arena_, stream_);
