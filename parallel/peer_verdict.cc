@@ -10,6 +10,8 @@ namespace {
 
 using Link = PeerView::Link;
 
+constexpr double kMissedPeriods = 1.5;
+
 bool is_stale(const PeerView& view, const HangLimits& limits) {
   const int patience = view.status.in_collective ? 1 : view.status.patience;
   return view.seconds > patience * limits.deadline;
@@ -76,7 +78,11 @@ std::optional<Verdict> find_stuck(std::span<const PeerView> ranks, const HangLim
   for (const PeerView& view : ranks) {
     if (view.link == Link::kOpen) at_work.push_back(view);
   }
-  const auto stale = [&](const PeerView& view) { return is_stale(view, limits); };
+  // Who has missed a sign of life may be stopped: that is found out first (find_silent).
+  const auto heard = [&](const PeerView& view) {
+    return view.silent_seconds <= kMissedPeriods * limits.period;
+  };
+  const auto stale = [&](const PeerView& view) { return is_stale(view, limits) && heard(view); };
   if (limits.deadline <= 0.0 || at_work.empty() || !std::ranges::all_of(at_work, stale)) {
     return std::nullopt;
   }
