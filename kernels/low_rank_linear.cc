@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "kernels/check.h"
+#include "kernels/cpu/matmul.h"
 #include "kernels/cuda/low_rank_linear.h"
 #include "kernels/elementwise.h"
 #include "kernels/matmul.h"
@@ -32,6 +33,7 @@ void check_layers(std::string_view op, std::span<const LowRankLinear> layers, DT
               "{}: a weight in some layers only", op);
     const auto* quantized = std::get_if<QuantizedTensor>(layer.weight);
     if (quantized != nullptr) check::nf4(op, *quantized);
+    if (layer.c.defined()) check::f32(op, "c", layer.c, {layer.out()});
     if (layer.rank() == 0) continue;
     check_matrix(op, "a", layer.a, {layer.rank(), layer.in()}, DType::kF32);
     check::f32(op, "b", layer.b, {layer.out(), layer.rank()});
@@ -52,30 +54,42 @@ void check_group(std::string_view op, std::string_view argument, std::span<const
   }
 }
 
-// B diag(e), in scratch when there is an e.
-Tensor times_e(const LowRankLinear& layer, Stream& stream) {
-  if (!layer.e.defined()) return layer.b;
+const float* row_factors(const LowRankLinear& layer) {
+  return layer.c.defined() ? layer.c.data<float>() : nullptr;
+}
+
+// diag(c) B diag(e), in scratch when there is a c or an e.
+Tensor scaled_b(const LowRankLinear& layer, Stream& stream) {
+  if (!layer.e.defined() && !layer.c.defined()) return layer.b;
   const Tensor out(stream.scratch(static_cast<size_t>(layer.b.bytes())), DType::kF32,
                    layer.b.shape());
-  const auto* e = layer.e.data<float>();
+  const float* e = layer.e.defined() ? layer.e.data<float>() : nullptr;
+  const float* c = row_factors(layer);
   const auto* from = layer.b.data<float>();
   auto* to = out.data<float>();
   for (int64_t o = 0; o < layer.out(); ++o) {
-    for (int64_t r = 0; r < layer.rank(); ++r) *to++ = *from++ * e[r];
+    const float factor = c == nullptr ? 1.0f : c[o];
+    for (int64_t r = 0; r < layer.rank(); ++r) {
+      *to++ = *from++ * (e == nullptr ? factor : factor * e[r]);
+    }
   }
   return out;
 }
 
-// db += s G diag(e), de += s times the sums of the columns of B * G, with G (out, rank).
+// db += s G diag(e), de += s times the sums of the columns of B * G, with G = diag(c) of g (out,
+// rank).
 void add_gradients(const LowRankGradients& gradients, const Tensor& g, const LowRankLinear& layer) {
   const int64_t rank = layer.rank();
+  const float* c = row_factors(layer);
   for (int64_t r = 0; r < rank; ++r) {
-    const float factor = layer.scale * layer.e.data<float>()[r];
+    const float factor = layer.e.defined() ? layer.scale * layer.e.data<float>()[r] : layer.scale;
     double sum = 0.0;
-    for (int64_t i = r; i < g.numel(); i += rank) {
-      gradients.db.data<float>()[i] += factor * g.data<float>()[i];
-      sum += static_cast<double>(layer.b.data<float>()[i]) * g.data<float>()[i];
+    for (int64_t o = 0, i = r; o < layer.out(); ++o, i += rank) {
+      const float value = c == nullptr ? g.data<float>()[i] : c[o] * g.data<float>()[i];
+      gradients.db.data<float>()[i] += factor * value;
+      sum += static_cast<double>(layer.b.data<float>()[i]) * value;
     }
+    if (!layer.e.defined()) continue;
     gradients.de.data<float>()[r] += static_cast<float>(layer.scale * sum);
   }
 }
@@ -105,12 +119,12 @@ void low_rank_linear(std::span<const Tensor> ys, std::span<const Tensor> downs, 
     const LowRankLinear& layer = layers[i];
     float beta = addend.defined() ? 1.0f : 0.0f;
     if (layer.weight != nullptr) {
-      linear(ys[i], x, *layer.weight, beta, stream);
+      cpu::linear(ys[i], x, *layer.weight, row_factors(layer), beta, stream);
       beta = 1.0f;
     }
     if (layer.rank() == 0) continue;
     matmul(downs[i], x, layer.a, {.transpose_b = true}, stream);
-    matmul(ys[i], downs[i], times_e(layer, stream),
+    matmul(ys[i], downs[i], scaled_b(layer, stream),
            {.transpose_b = true, .alpha = layer.scale, .beta = beta}, stream);
   }
 }
@@ -137,11 +151,11 @@ void low_rank_linear_backward_input(const Tensor& dx, std::span<const Tensor> dd
   for (size_t i = 0; i < layers.size(); ++i) {
     const LowRankLinear& layer = layers[i];
     if (dx.defined() && layer.weight != nullptr) {
-      linear_backward_input(dx, dys[i], *layer.weight, beta, stream);
+      cpu::linear_backward_input(dx, dys[i], *layer.weight, row_factors(layer), beta, stream);
       beta = 1.0f;
     }
     if (layer.rank() == 0) continue;
-    matmul(ddowns[i], dys[i], times_e(layer, stream), {.alpha = layer.scale}, stream);
+    matmul(ddowns[i], dys[i], scaled_b(layer, stream), {.alpha = layer.scale}, stream);
     if (!dx.defined()) continue;
     matmul(dx, ddowns[i], layer.a, {.beta = beta}, stream);
     beta = 1.0f;
@@ -177,7 +191,7 @@ void low_rank_linear_backward_weight(std::span<const LowRankGradients> gradients
   for (size_t i = 0; i < layers.size(); ++i) {
     const LowRankLinear& layer = layers[i];
     if (layer.rank() == 0) continue;
-    if (layer.e.defined()) {
+    if (layer.e.defined() || layer.c.defined()) {
       const Tensor g(stream.scratch(static_cast<size_t>(layer.b.bytes())), DType::kF32,
                      layer.b.shape());
       matmul(g, dys[i], downs[i], {.transpose_a = true}, stream);
@@ -194,11 +208,12 @@ void add_low_rank_product(const Tensor& w, const LowRankLinear& layer, Stream& s
   constexpr std::string_view kOp = "add_low_rank_product";
   check_layers(kOp, {&layer, 1}, DType::kF32, stream);
   check_matrix(kOp, "w", w, {layer.out(), layer.in()}, DType::kF32);
+  RW_ASSERT(!layer.c.defined(), "{}: a layer with c", kOp);
   if constexpr (kHasCuda) {
     if (stream.is_cuda()) return cuda::add_low_rank_product(w, layer, stream);
   }
   if (stream.measuring()) return;
-  matmul(w, times_e(layer, stream), layer.a, {.alpha = layer.scale, .beta = 1.0f}, stream);
+  matmul(w, scaled_b(layer, stream), layer.a, {.alpha = layer.scale, .beta = 1.0f}, stream);
 }
 
 }  // namespace rankwise

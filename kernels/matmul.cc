@@ -68,11 +68,7 @@ void linear(const Tensor& y, const Tensor& x, const Weight& w, float beta, Strea
     if (stream.is_cuda()) return cuda::linear(y, x, w, beta, stream);
   }
   if (stream.measuring()) return;
-  if (const auto* quantized = std::get_if<QuantizedTensor>(&w)) {
-    cpu::linear_nf4(y, x, *quantized, beta, stream);
-  } else {
-    cpu::matmul(y, x, std::get<Tensor>(w), {.transpose_b = true, .beta = beta});
-  }
+  cpu::linear(y, x, w, nullptr, beta, stream);
 }
 
 void linear_backward_input(const Tensor& dx, const Tensor& dy, const Weight& w, float beta,
@@ -85,11 +81,7 @@ void linear_backward_input(const Tensor& dx, const Tensor& dy, const Weight& w, 
     if (stream.is_cuda()) return cuda::linear_backward_input(dx, dy, w, beta, stream);
   }
   if (stream.measuring()) return;
-  if (const auto* quantized = std::get_if<QuantizedTensor>(&w)) {
-    cpu::linear_nf4_backward_input(dx, dy, *quantized, beta, stream);
-  } else {
-    cpu::matmul(dx, dy, std::get<Tensor>(w), {.beta = beta});
-  }
+  cpu::linear_backward_input(dx, dy, w, nullptr, beta, stream);
 }
 
 void linear_backward_weight(const Tensor& dw, const Tensor& dy, const Tensor& x, Stream& stream) {

@@ -23,20 +23,47 @@ void rope_tables(const Tensor& cos, const Tensor& sin, const Tensor& positions,
   cpu::rope_tables(cos, sin, positions, inv_freq);
 }
 
-void rope(const Tensor& q, const Tensor& k, const Tensor& cos, const Tensor& sin, bool inverse,
-          Stream& stream) {
-  RW_ASSERT(q.rank() == 3 && q.dim(2) % 2 == 0, "rope: q is {}", to_string(q.shape()));
-  RW_ASSERT(k.rank() == 3, "rope: k is {}", to_string(k.shape()));
-  check::activation("rope", "q", q, q.shape());
-  check::activation("rope", "k", k, {q.dim(0), k.dim(1), q.dim(2)}, q);
-  check::f32("rope", "cos", cos, {q.dim(0), q.dim(2) / 2});
-  check::f32("rope", "sin", sin, {q.dim(0), q.dim(2) / 2});
+namespace {
+
+void check_turned(const char* op, const Tensor& q, const Tensor& k, const Tensor& cos,
+                  const Tensor& sin) {
+  RW_ASSERT(q.rank() == 3 && q.dim(2) % 2 == 0, "{}: q is {}", op, to_string(q.shape()));
+  RW_ASSERT(k.rank() == 3, "{}: k is {}", op, to_string(k.shape()));
+  check::activation(op, "q", q, q.shape());
+  check::activation(op, "k", k, {q.dim(0), k.dim(1), q.dim(2)}, q);
+  check::f32(op, "cos", cos, {q.dim(0), q.dim(2) / 2});
+  check::f32(op, "sin", sin, {q.dim(0), q.dim(2) / 2});
+}
+
+void check_forward(const Tensor& x, const ColumnDots& to, const Tensor& dx) {
+  if (!to.defined()) return;
+  check::activation("rope_backward", "output of rope", x, dx.shape(), dx);
+  check_column_dots("rope_backward", to, dx.dim(1) * dx.dim(2));
+}
+
+}  // namespace
+
+void rope(const Tensor& q, const Tensor& k, const Tensor& cos, const Tensor& sin, Stream& stream) {
+  check_turned("rope", q, k, cos, sin);
   if (stream.measuring()) return;
   if constexpr (kHasCuda) {
-    if (stream.is_cuda()) return cuda::rope(q, k, cos, sin, inverse, stream);
+    if (stream.is_cuda()) return cuda::rope(q, k, cos, sin, stream);
   }
-  cpu::rope(q, cos, sin, inverse);
-  cpu::rope(k, cos, sin, inverse);
+  cpu::rope(q, cos, sin, /*inverse=*/false);
+  cpu::rope(k, cos, sin, /*inverse=*/false);
+}
+
+void rope_backward(const Tensor& dq, const Tensor& dk, const Tensor& cos, const Tensor& sin,
+                   const RopeForward& forward, Stream& stream) {
+  check_turned("rope_backward", dq, dk, cos, sin);
+  check_forward(forward.q, forward.q_dots, dq);
+  check_forward(forward.k, forward.k_dots, dk);
+  if constexpr (kHasCuda) {  // dots take scratch memory: also when measuring
+    if (stream.is_cuda()) return cuda::rope_backward(dq, dk, cos, sin, forward, stream);
+  }
+  if (stream.measuring()) return;
+  cpu::rope_backward(dq, cos, sin, forward.q, forward.q_dots, stream);
+  cpu::rope_backward(dk, cos, sin, forward.k, forward.k_dots, stream);
 }
 
 }  // namespace rankwise

@@ -20,20 +20,23 @@ void swiglu(const Tensor& y, const Tensor& gate, const Tensor& up, Stream& strea
   cpu::swiglu(y, gate, up);
 }
 
-void swiglu_backward(const Tensor& dgate, const Tensor& dup, const Tensor& inner, const Tensor& dy,
-                     const Tensor& gate, const Tensor& up, Stream& stream) {
+void swiglu_backward(const SwigluGradients& to, const Tensor& dy, const Tensor& gate,
+                     const Tensor& up, Stream& stream) {
+  constexpr auto kOp = "swiglu_backward";
   RW_ASSERT(gate.rank() == 2, "swiglu_backward: gate is {}", to_string(gate.shape()));
-  check::activation("swiglu_backward", "gate", gate, gate.shape(), gate);
-  check::activation("swiglu_backward", "up", up, gate.shape(), gate);
-  check::activation("swiglu_backward", "dy", dy, gate.shape(), gate);
-  check::activation("swiglu_backward", "dgate", dgate, gate.shape(), gate);
-  check::activation("swiglu_backward", "dup", dup, gate.shape(), gate);
-  if (inner.defined()) check::activation("swiglu_backward", "inner", inner, gate.shape(), gate);
-  if (stream.measuring()) return;
-  if constexpr (kHasCuda) {
-    if (stream.is_cuda()) return cuda::swiglu_backward(dgate, dup, inner, dy, gate, up, stream);
+  check::activation(kOp, "gate", gate, gate.shape(), gate);
+  check::activation(kOp, "up", up, gate.shape(), gate);
+  check::activation(kOp, "dy", dy, gate.shape(), gate);
+  check::activation(kOp, "dgate", to.dgate, gate.shape(), gate);
+  check::activation(kOp, "dup", to.dup, gate.shape(), gate);
+  if (to.inner.defined()) check::activation(kOp, "inner", to.inner, gate.shape(), gate);
+  check_column_dots(kOp, to.gate_dots, gate.dim(1));
+  check_column_dots(kOp, to.up_dots, gate.dim(1));
+  if constexpr (kHasCuda) {  // dots take scratch memory: also when measuring
+    if (stream.is_cuda()) return cuda::swiglu_backward(to, dy, gate, up, stream);
   }
-  cpu::swiglu_backward(dgate, dup, inner, dy, gate, up);
+  if (stream.measuring()) return;
+  cpu::swiglu_backward(to, dy, gate, up, stream);
 }
 
 }  // namespace rankwise

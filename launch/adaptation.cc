@@ -5,7 +5,6 @@
 #include <set>
 
 #include "launch/device_choice.h"
-#include "model/adapters/lora_adapter.h"
 #include "model/hf_folder.h"
 
 namespace rankwise {
@@ -19,14 +18,14 @@ std::string last_component(const std::string& module) {
   return module.substr(module.rfind('.') + 1);
 }
 
-LoraOptions lora_options(const AdaptRule& rule, const std::optional<PeftConfig>& start,
-                         const std::string& module) {
-  LoraOptions options;
-  options.rank = start ? start->rank_of(module) : rule.rank;
-  options.alpha = start ? start->alpha_of(module) : rule.alpha;
-  options.rslora = start ? start->use_rslora : rule.rslora;
-  options.dropout = static_cast<float>(rule.dropout);
-  return options;
+AdapterMethod adapter_method(AdaptMethod method) {
+  if (method == AdaptMethod::kDora) return AdapterMethod::kDora;
+  return method == AdaptMethod::kAdaLora ? AdapterMethod::kAdaLora : AdapterMethod::kLora;
+}
+
+std::string_view name_of(AdapterMethod method) {
+  if (method == AdapterMethod::kDora) return "dora";
+  return method == AdapterMethod::kAdaLora ? "adalora" : "lora";
 }
 
 std::string joined(const std::vector<std::string>& patterns) {
@@ -39,8 +38,9 @@ Adaptation::Adaptation(const TrainConfig& config, const ModelConfig& model) : co
   for (const AdaptRule& rule : config.adapt) {
     rules_.push_back({&rule, {}});
     if (rule.from) rules_.back().start = read_peft_config(*rule.from);
+    check_start(rules_.size() - 1);
   }
-  check_one_rslora_setting();
+  check_one_folder();
   for (const auto& [name, shape] : weight_shapes(model)) {
     if (!name.ends_with(".bias"))
       assign(model, module_of(name), shape);  // a bias follows its weight
@@ -62,17 +62,59 @@ void Adaptation::check_shard_base() const {
   }
 }
 
-// A PEFT folder has one such setting for all its modules.
-void Adaptation::check_one_rslora_setting() const {
-  std::optional<bool> first;
-  for (const auto& [options, start] : rules_) {
-    if (options->method != AdaptMethod::kLora) continue;
-    const bool rslora = start ? start->use_rslora : options->rslora;
-    if (first.value_or(rslora) != rslora) {
-      throw ConfigError("adapt: lora rules with and without rslora cannot share one PEFT folder");
+void Adaptation::check_start(size_t index) const {
+  const auto& [rule, start] = rules_[index];
+  if (!start) return;
+  const AdapterMethod held = adapter_options(*start, "").method;
+  if (held == adapter_method(rule->method)) return;
+  throw ConfigError(fmt::format("adapt.{}.from: '{}' holds a {} adapter, the rule's method is {}",
+                                index, *rule->from, name_of(held),
+                                name_of(adapter_method(rule->method))));
+}
+
+// A PEFT folder has one method and one such setting for all its modules, and the budget of AdaLoRA
+// is one for all.
+void Adaptation::check_one_folder() {
+  const Rule* first = nullptr;
+  for (const Rule& rule : rules_) {
+    if (!rule.options->has_adapter()) continue;
+    if (first == nullptr) first = &rule;
+    if (rule.options->method != first->options->method) {
+      throw ConfigError(fmt::format(
+          "adapt: rules of method {} and {} cannot share one PEFT folder; choose one of them",
+          name_of(adapter_method(first->options->method)),
+          name_of(adapter_method(rule.options->method))));
     }
-    first = rslora;
+    const AdapterOptions own = options_of(rule, "");
+    const AdapterOptions other = options_of(*first, "");
+    if (own.rslora != other.rslora) {
+      throw ConfigError("adapt: rules with and without rslora cannot share one PEFT folder");
+    }
+    if (rule.options->method != AdaptMethod::kAdaLora) continue;
+    AdaLoraSection section = rule.options->adalora;
+    section.init_rank = own.rank;
+    if (adalora_ && (!(section == *adalora_) || own.alpha != other.alpha)) {
+      throw ConfigError(
+          "adapt: rules of method adalora share one budget and one PEFT folder; "
+          "their alpha and adalora settings must be equal");
+    }
+    adalora_ = section;
   }
+}
+
+AdapterOptions Adaptation::options_of(const Rule& rule, const std::string& module) {
+  const AdaptRule& own = *rule.options;
+  AdapterOptions options;
+  if (rule.start) {
+    options = adapter_options(*rule.start, module);
+  } else {
+    options = {.method = adapter_method(own.method),
+               .rank = own.method == AdaptMethod::kAdaLora ? own.adalora.init_rank : own.rank,
+               .alpha = own.alpha,
+               .rslora = own.rslora};
+  }
+  options.dropout = static_cast<float>(own.dropout);
+  return options;
 }
 
 // `shape` is that of the module's weight.
@@ -82,11 +124,11 @@ void Adaptation::assign(const ModelConfig& model, const std::string& module, con
   for (size_t i = 0; i < rules_.size(); ++i) {
     const AdaptRule& rule = *rules_[i].options;
     if (!matches(rule, module, kind)) continue;
-    if (rule.method == AdaptMethod::kLora && kind == ModuleKind::kOther) {
+    if (rule.has_adapter() && kind == ModuleKind::kOther) {
       if (shape.rank() < 2) continue;  // a glob may sweep over norms
       throw ConfigError(fmt::format(
-          "adapt.{}.match: {} matches '{}'; lora applies to the linear layers of blocks only", i,
-          joined(rule.match), module));
+          "adapt.{}.match: {} matches '{}'; {} applies to the linear layers of blocks only", i,
+          joined(rule.match), module, name_of(adapter_method(rule.method))));
     }
     rule_of_module_.emplace(module, i);
     has_adapters_ = has_adapters_ || has_adapter(rules_[i], module);
@@ -121,7 +163,7 @@ void Adaptation::check_rules_in_use() const {
 }
 
 bool Adaptation::has_adapter(const Rule& rule, const std::string& module) {
-  if (rule.options->method != AdaptMethod::kLora) return false;
+  if (!rule.options->has_adapter()) return false;
   return !rule.start || rule.start->targets(module);
 }
 
@@ -144,8 +186,7 @@ ModelPlan Adaptation::plan(Arena& arena, Stream& stream) const {
                        seed = plan.seed](const LinearSite& site) -> std::unique_ptr<Adapter> {
     const Rule* rule = rule_of(site.module);
     if (rule == nullptr || !has_adapter(*rule, site.module)) return nullptr;
-    return std::make_unique<LoraAdapter>(
-        site, lora_options(*rule->options, rule->start, site.module), seed, arena, stream);
+    return make_adapter(site, options_of(*rule, site.module), seed, arena, stream);
   };
   plan.is_trained = [this](const std::string& name) {
     const Rule* rule = rule_of(module_of(name));
@@ -169,14 +210,15 @@ std::vector<ParameterGroup> Adaptation::groups(CausalLm& model) const {
   std::map<std::pair<double, double>, ParameterGroup> by_setting;
   for (Parameter* parameter : model.trained_parameters()) {
     double factor = 1.0;
-    if (parameter->role == ParameterRole::kLoraB) {
-      // "<module>.lora_B.weight"
-      const Rule* rule = rule_of(module_of(module_of(parameter->name)));
+    const ParameterRole role = parameter->role;
+    if (role == ParameterRole::kLoraB || role == ParameterRole::kMagnitude) {
+      // "<module>.lora_B.weight", "<module>.lora_magnitude_vector"
+      const Rule* rule = rule_of(parameter->name.substr(0, parameter->name.rfind(".lora_")));
       RW_ASSERT(rule != nullptr, "{}", parameter->name);
       factor = rule->options->lr_ratio_b;
     }
-    const bool decays =
-        parameter->role != ParameterRole::kNorm && parameter->role != ParameterRole::kBias;
+    const bool decays = role != ParameterRole::kNorm && role != ParameterRole::kBias &&
+                        role != ParameterRole::kMagnitude;
     const double decay = decays ? config_->optim.weight_decay : 0.0;
     ParameterGroup& group = by_setting[{factor, decay}];
     group.name = fmt::format("lr x{} decay {}", factor, decay);
@@ -189,38 +231,56 @@ std::vector<ParameterGroup> Adaptation::groups(CausalLm& model) const {
   return groups;
 }
 
-PeftConfig Adaptation::peft_config(CausalLm& model) const {
+PeftConfig Adaptation::peft_config(CausalLm& model, int64_t total_steps) const {
   PeftConfig peft;
   peft.base_model_name_or_path = config_->model.path;
   bool first = true;
   std::set<std::string> adapted;
   for (const auto& [module, adapter] : model.adapters()) {
-    const Rule* rule = rule_of(module);
-    const LoraOptions options = lora_options(*rule->options, rule->start, module);
+    const AdapterOptions options = options_of(*rule_of(module), module);
     adapted.insert(module);
     if (first) {
       peft.r = options.rank;
       peft.lora_alpha = options.alpha;
       peft.lora_dropout = options.dropout;
       peft.use_rslora = options.rslora;
+      peft.use_dora = options.method == AdapterMethod::kDora;
       first = false;
     }
     if (options.rank != peft.r) peft.rank_pattern[module] = options.rank;
     if (options.alpha != peft.lora_alpha) peft.alpha_pattern[module] = options.alpha;
   }
-  // Suffixes describe the set when every linear of that suffix is adapted; otherwise whole paths
-  // do.
+  if (adalora_) {
+    peft.peft_type = "ADALORA";
+    peft.r = PeftConfig{}.r;  // has no meaning there
+    peft.adalora = AdaLoraSettings{.init_r = adalora_->init_rank,
+                                   .target_r = adalora_->target_rank,
+                                   .tinit = adalora_->warmup.steps(total_steps),
+                                   .tfinal = adalora_->final.steps(total_steps),
+                                   .delta_t = adalora_->interval,
+                                   .beta1 = adalora_->beta1,
+                                   .beta2 = adalora_->beta2,
+                                   .orth_reg_weight = adalora_->orth_weight,
+                                   .total_step = total_steps,
+                                   .kept = {}};
+  }
+  set_targets(peft, adapted, model.config());
+  return peft;
+}
+
+// Suffixes describe the set when every linear of that suffix is adapted; otherwise whole paths do.
+void Adaptation::set_targets(PeftConfig& peft, const std::set<std::string>& adapted,
+                             const ModelConfig& model) {
   std::set<std::string> suffixes;
   bool exact = true;
   for (const std::string& module : adapted) suffixes.insert(last_component(module));
-  for (const auto& [name, shape] : weight_shapes(model.config())) {
+  for (const auto& [name, shape] : weight_shapes(model)) {
     const std::string module = module_of(name);
-    if (!is_block_linear(model.config(), module, shape)) continue;
+    if (!is_block_linear(model, module, shape)) continue;
     exact = exact && (!suffixes.contains(last_component(module)) || adapted.contains(module));
   }
   const std::set<std::string>& targets = exact ? suffixes : adapted;
   peft.target_modules.assign(targets.begin(), targets.end());
-  return peft;
 }
 
 }  // namespace rankwise

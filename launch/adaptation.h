@@ -4,12 +4,13 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "launch/config/module_pattern.h"
 #include "launch/config/train_config.h"
-#include "model/adapters/peft_folder.h"
+#include "model/adapters/adapter_registry.h"
 #include "model/causal_lm.h"
 #include "optim/parameter_group.h"
 
@@ -19,8 +20,9 @@ class Adaptation {
  public:
   // Resolves every rule against the model before anything is allocated, and reads the
   // adapter_config of each `from` folder. ConfigError for a rule that no module falls under, or
-  // none that its `from` targets, for LoRA on a matrix that is no linear layer of a block, and for
-  // rules that train nothing. Linear layers trained in full stay dense whatever model.quant says.
+  // none that its `from` targets, for an adapter on a matrix that is no linear layer of a block,
+  // for adapters that one PEFT folder cannot hold together, and for rules that train nothing.
+  // Linear layers trained in full stay dense whatever model.quant says.
   Adaptation(const TrainConfig& config, const ModelConfig& model);
 
   // What CausalLm asks while it is built, on the arena's device; train.recompute auto is none here.
@@ -30,10 +32,13 @@ class Adaptation {
   // Copies the tensors of `from` folders into the model's adapters.
   void load_starting_points(CausalLm& model, Stream& stream) const;
   // Trained parameters by learning-rate factor and weight decay. Norms and biases are not decayed;
-  // with lr_ratio_b (LoRA+) the B matrices form a group of their own.
+  // with lr_ratio_b (LoRA+) matrices B and magnitudes form a group of their own.
   std::vector<ParameterGroup> groups(CausalLm& model) const;
-  // adapter_config.json of the trained adapters.
-  PeftConfig peft_config(CausalLm& model) const;
+  // adapter_config.json of the adapters after a run of total_steps; of AdaLoRA as if all triplets
+  // were kept.
+  PeftConfig peft_config(CausalLm& model, int64_t total_steps) const;
+  // Of all AdaLoRA rules, which agree about it; null when there is none.
+  const AdaLoraSection* adalora() const { return adalora_ ? &*adalora_ : nullptr; }
 
   bool has_adapters() const { return has_adapters_; }
   bool trains_weights() const { return trains_weights_; }  // some base tensor, in full
@@ -44,7 +49,11 @@ class Adaptation {
     std::optional<PeftConfig> start;  // of `from`
   };
   static bool has_adapter(const Rule& rule, const std::string& module);
-  void check_one_rslora_setting() const;
+  static AdapterOptions options_of(const Rule& rule, const std::string& module);
+  static void set_targets(PeftConfig& peft, const std::set<std::string>& adapted,
+                          const ModelConfig& model);
+  void check_start(size_t index) const;
+  void check_one_folder();
   void assign(const ModelConfig& model, const std::string& module, const Shape& shape);
   void check_rules_in_use() const;
   void check_shard_base() const;
@@ -53,6 +62,7 @@ class Adaptation {
   const TrainConfig* config_;
   std::vector<Rule> rules_;
   std::map<std::string, size_t> rule_of_module_;  // modules no rule matches are absent: frozen
+  std::optional<AdaLoraSection> adalora_;
   bool has_adapters_ = false;
   bool trains_weights_ = false;
 };

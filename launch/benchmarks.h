@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "launch/config/train_config.h"
 #include "model/model_config.h"
 #include "model/model_plan.h"
 #include "parallel/communicator.h"
@@ -17,9 +18,10 @@ namespace rankwise {
 struct BenchmarkShape {
   ModelConfig model;
   Device device;
-  DType compute = DType::kF32;  // of activations
-  int64_t tokens = 512;         // of one document
-  int64_t batch = 1;            // documents of the micro-batch
+  DType compute = DType::kF32;              // of activations
+  int64_t tokens = 512;                     // of one document
+  int64_t batch = 1;                        // documents of the micro-batch
+  AdaptMethod method = AdaptMethod::kLora;  // of the step's adapters
   int64_t lora_rank = 8;
   bool quantize_nf4 = true;
   Recompute recompute = Recompute::kNone;
@@ -65,7 +67,8 @@ std::vector<BenchmarkRow> benchmark_nf4(const BenchmarkShape& shape,
 // and 8 D backward for each pair and head, the scores that backward computes again not counted.
 std::vector<BenchmarkRow> benchmark_attention(const BenchmarkShape& shape,
                                               const BenchmarkCeiling& ceiling);
-// A whole LoRA training step on all ranks, in required FLOPs (StepFlops) of one.
+// A whole training step on all ranks, with adapters beside all linear layers; AdaLoRA chooses its
+// ranks in every step. In required FLOPs (StepFlops) of one rank.
 std::vector<BenchmarkRow> benchmark_step(const BenchmarkShape& shape,
                                          const BenchmarkCeiling& ceiling);
 // All-reduce and all-gather of fp32 over all ranks in bus bandwidth: the bytes that each rank sends

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
 #include "launch/benchmarks_workbench.h"
 #include "launch/device_random_weights.h"
 #include "launch/memory_plan.h"
@@ -14,7 +16,12 @@ TrainConfig config_of(const BenchmarkShape& shape) {
   config.model.quant = shape.quantize_nf4 ? BaseQuantization::kNf4 : BaseQuantization::kNone;
   config.model.compute = shape.compute == DType::kBF16 ? ComputeType::kBf16 : ComputeType::kFp32;
   config.train.recompute = shape.recompute;
-  config.adapt[0].rank = shape.lora_rank;
+  AdaptRule& rule = config.adapt[0];
+  rule.method = shape.method;
+  rule.rank = rule.adalora.init_rank = shape.lora_rank;
+  rule.adalora.target_rank = std::max<int64_t>(1, shape.lora_rank / 2);
+  rule.adalora.warmup.value = 0.0;
+  rule.adalora.interval = 1;
   config.parallel.tensor = shape.tensor;
   config.parallel.shard_base = shape.shard_base;
   return config;
@@ -34,6 +41,11 @@ MicroBatch random_batch(const BenchmarkShape& shape, int data_rank) {
     append_document(batch, sample);
   }
   return batch;
+}
+
+std::string_view name_of(AdaptMethod method) {
+  if (method == AdaptMethod::kDora) return "DoRA";
+  return method == AdaptMethod::kAdaLora ? "AdaLoRA" : "LoRA";
 }
 
 std::string describe_ranks(const BenchmarkShape& shape, const DeviceMesh& mesh) {
@@ -73,10 +85,10 @@ std::vector<BenchmarkRow> benchmark_step(const BenchmarkShape& shape,
   const char* dense = shape.compute == DType::kBF16 ? "bf16" : "fp32";
   BenchmarkRow row = make_benchmark_row(
       shape, ceiling,
-      fmt::format("step ({}, LoRA {}, {}x{}, recompute {}{}): {:.0f} tokens/s, {:.2f} GiB",
-                  shape.quantize_nf4 ? "nf4" : dense, shape.lora_rank, shape.batch, shape.tokens,
-                  name_of(shape.recompute), describe_ranks(shape, mesh), tokens_per_s,
-                  static_cast<double>(peak) / 0x1p30),
+      fmt::format("step ({}, {} {}, {}x{}, recompute {}{}): {:.0f} tokens/s, {:.2f} GiB",
+                  shape.quantize_nf4 ? "nf4" : dense, name_of(shape.method), shape.lora_rank,
+                  shape.batch, shape.tokens, name_of(shape.recompute), describe_ranks(shape, mesh),
+                  tokens_per_s, static_cast<double>(peak) / 0x1p30),
       BenchmarkWork::kFlops, flops, timing);
   row.tokens_per_s = tokens_per_s;
   row.peak_bytes = peak;

@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "launch/device_choice.h"
-#include "model/adapters/lora_adapter.h"
+#include "model/adapters/adapter_registry.h"
 
 namespace rankwise {
 
@@ -21,10 +21,7 @@ InferenceModel::InferenceModel(const ModelFiles& files, const InferenceOptions& 
     peft = read_peft_config(options.adapter);
     plan.make_adapter = [&](const LinearSite& site) -> std::unique_ptr<Adapter> {
       if (!peft->targets(site.module)) return nullptr;
-      const LoraOptions lora{.rank = peft->rank_of(site.module),
-                             .alpha = peft->alpha_of(site.module),
-                             .rslora = peft->use_rslora};
-      return std::make_unique<LoraAdapter>(site, lora, plan.seed, arena_, stream_);
+      return make_adapter(site, adapter_options(*peft, site.module), plan.seed, arena_, stream_);
     };
   }
   model_ = std::make_unique<CausalLm>(files.config, *files.weights, plan, mesh, arena_, stream_);

@@ -10,7 +10,7 @@ packages=(
   g++ cmake ninja-build ccache pkg-config
   # ranks: MPI compiler wrappers and mpirun
   libopenmpi-dev openmpi-bin
-  # CPU matrix products: oneDNN, and OpenBLAS as the fallback
+  # CPU matrix products: oneDNN, or OpenBLAS, whose LAPACK decomposes matrices
   libdnnl-dev libopenblas-pthread-dev
   # files: HDF5 stores, JSON, YAML, SHA-256
   libhdf5-dev nlohmann-json3-dev libyaml-cpp-dev libssl-dev

@@ -5,7 +5,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
+
+#include "launch/svg.h"
 
 namespace rankwise {
 
@@ -61,28 +62,14 @@ double tick_distance(Interval interval, double count) {
   return 10.0 * power;
 }
 
-std::string escape_xml(std::string_view text) {
-  static const std::map<char, std::string> kEntities = {
-      {'&', "&amp;"}, {'<', "&lt;"}, {'>', "&gt;"}, {'"', "&quot;"}};
-  std::string escaped;
-  for (const char c : text) {
-    const auto entity = kEntities.find(c);
-    escaped += entity == kEntities.end() ? std::string(1, c) : entity->second;
-  }
-  return escaped;
-}
-
 class Chart {
  public:
   Chart(Interval steps, Interval values) : steps_(steps), values_(values) {}
 
   void draw_title(std::string_view title) {
-    svg_ += fmt::format(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0}\" height=\"{1}\" viewBox=\"0 0 {0} "
-        "{1}\" font-family=\"sans-serif\" font-size=\"12\">\n"
-        "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
-        "<text x=\"{2}\" y=\"22\" font-size=\"14\">{3}</text>\n",
-        kWidth, kHeight, kLeft, escape_xml(title));
+    svg_ = svg_opening(kWidth, kHeight) +
+           fmt::format("<text x=\"{}\" y=\"22\" font-size=\"14\">{}</text>\n", kLeft,
+                       escape_xml(title));
   }
 
   void draw_axes() {

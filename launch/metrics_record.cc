@@ -8,6 +8,7 @@ namespace rankwise {
 namespace {
 
 Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+Json count(std::optional<int64_t> value) { return value ? Json(*value) : Json(nullptr); }
 Json number(std::optional<double> value) { return value ? number(*value) : Json(nullptr); }
 
 }  // namespace
@@ -31,6 +32,9 @@ std::vector<std::pair<std::string, Json>> MetricsRecord::fields() const {
       {"peak_bytes", peak_bytes},
       {"data_wait_ms", number(data_wait_ms)},
       {"comm_ms", number(comm_ms)},
+      {"adalora_budget", count(adalora_budget)},
+      {"adalora_active", count(adalora_active)},
+      {"orth_loss", number(orth_loss)},
       {"wire_bytes", wire_bytes},
   };
 }

@@ -55,6 +55,7 @@ StepFlops::StepFlops(CausalLm& model, int tensor_size) {
       case ParameterRole::kBias:
       case ParameterRole::kNorm:
       case ParameterRole::kLoraE:
+      case ParameterRole::kMagnitude:
         break;
     }
   }

@@ -9,7 +9,6 @@
 
 #include "kernels/elementwise.h"
 #include "model/hf_folder.h"
-#include "optim/adamw_optimizer.h"
 #include "runtime/transfer.h"
 
 namespace rankwise {
@@ -20,6 +19,17 @@ constexpr double kMostReplayedFlops = 1e13;
 
 double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+// A recorded micro-batch is replayed in any step: no dropout, whose masks depend on the step, and
+// no norms of rows, which are made in the first micro-batch of a step.
+bool depends_on_shapes_only(const AdaptRule& rule) {
+  return rule.dropout == 0 && rule.method != AdaptMethod::kDora;
+}
+
+bool is_factor(const Parameter& parameter) {
+  return parameter.role == ParameterRole::kLoraA || parameter.role == ParameterRole::kLoraE ||
+         parameter.role == ParameterRole::kLoraB;
 }
 
 }  // namespace
@@ -36,14 +46,38 @@ Trainer::Trainer(const TrainConfig& config, const ModelFiles& files, const Adapt
                 config.optim.warmup.steps(total_steps), total_steps),
       flops_(model_, mesh.tensor().size()),
       max_grad_norm_(config.optim.max_grad_norm),
-      replays_(
-          stream.is_cuda() && !stream.measuring() && mesh.world().size() == 1 &&
-          std::ranges::all_of(config.adapt, [](const auto& rule) { return rule.dropout == 0; })),
+      replays_(stream.is_cuda() && !stream.measuring() && mesh.world().size() == 1 &&
+               std::ranges::all_of(config.adapt, depends_on_shapes_only)),
       sums_(arena.allocate("metrics", DType::kF64, {3})),
       norm_sums_(arena.allocate("metrics", DType::kF64, {2})) {
   if (!arena.measuring()) adaptation.load_starting_points(model_, stream);
-  const AdamWOptions options{config.optim.betas[0], config.optim.betas[1], config.optim.eps};
+  AdamWOptions options{config.optim.betas[0], config.optim.betas[1], config.optim.eps};
+  const AdaLoraSection* adalora = adaptation.adalora();
+  if (adalora != nullptr) options.importance = {is_factor, adalora->beta1, adalora->beta2};
   optimizer_ = std::make_unique<AdamWOptimizer>(groups_, options, arena, stream);
+  if (adalora != nullptr) start_adalora(*adalora, total_steps);
+}
+
+void Trainer::start_adalora(const AdaLoraSection& section, int64_t total_steps) {
+  std::vector<SingularTriplets> triplets;
+  for (const auto& [module, adapter] : model_.adapters()) {
+    SingularTriplets matrix{.name = module};
+    for (const Parameter* parameter : adapter->parameters()) {
+      if (parameter->role == ParameterRole::kLoraA) matrix.a = parameter;
+      if (parameter->role == ParameterRole::kLoraE) matrix.e = parameter;
+      if (parameter->role == ParameterRole::kLoraB) matrix.b = parameter;
+    }
+    triplets.push_back(matrix);
+  }
+  const RankScheduleOptions schedule{.init_rank = section.init_rank,
+                                     .target_rank = section.target_rank,
+                                     .warmup = section.warmup.steps(total_steps),
+                                     .final = section.final.steps(total_steps),
+                                     .interval = section.interval,
+                                     .beta1 = section.beta1,
+                                     .beta2 = section.beta2};
+  adalora_ = std::make_unique<AdaLora>(triplets, AdaLoraTraining{schedule, section.orth_weight},
+                                       total_steps, *optimizer_, *mesh_, *arena_, *stream_);
 }
 
 StepMeasurement Trainer::train_step(int64_t step, std::span<const MicroBatch> batches) {
@@ -71,15 +105,26 @@ StepMeasurement Trainer::train_step(int64_t step, std::span<const MicroBatch> ba
   mesh_->data().all_reduce(sums_, ReduceOp::kSum, "loss sums", *stream_);
   result.reduce_seconds = seconds_since(backward_end);
 
-  const ClipResult clip = clip_gradients(groups_, max_grad_norm_, *mesh_, norm_sums_, *stream_);
-  result.gradient_norm = clip.norm;
-  read_sums(step, result);
-  result.learning_rate = schedule_.at(step);
-  optimizer_->step(groups_, result.learning_rate, clip.scale, *stream_);
+  update(step, result);
   stream_->synchronize();
   wire_bytes_ = mesh_->wire_bytes() - wire_bytes_before;
   result.compute_seconds = seconds_since(begin) - result.reduce_seconds;
   return result;
+}
+
+void Trainer::update(int64_t step, StepMeasurement& result) {
+  if (adalora_) adalora_->add_regulariser(*stream_);
+  const ClipResult clip = clip_gradients(groups_, max_grad_norm_, *mesh_, norm_sums_, *stream_);
+  result.gradient_norm = clip.norm;
+  read_sums(step, result);
+  result.learning_rate = schedule_.at(step);
+  if (adalora_) {
+    result.orthogonality_loss = adalora_->regulariser(*stream_);
+    adalora_->before_update(step);
+  }
+  optimizer_->step(groups_, result.learning_rate, clip.scale, *stream_);
+  if (adalora_) adalora_->after_update(step, *stream_);
+  model_.parameters_changed();
 }
 
 void Trainer::forward_backward(const MicroBatch& batch, uint64_t step) {

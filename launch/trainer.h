@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -11,8 +12,8 @@
 #include "launch/model_files.h"
 #include "launch/step_flops.h"
 #include "launch/step_graphs.h"
+#include "optim/adalora.h"
 #include "optim/clip_gradients.h"
-#include "optim/optimizer.h"
 #include "optim/schedule.h"
 #include "parallel/device_mesh.h"
 #include "parallel/gradient_reducer.h"
@@ -25,6 +26,7 @@ struct StepMeasurement {
   double token_accuracy = 0.0;
   double gradient_norm = 0.0;  // before clipping
   double learning_rate = 0.0;
+  std::optional<double> orthogonality_loss;  // of AdaLoRA; not part of `loss`
   int64_t tokens = 0;            // processed by this rank, its tensor ranks the same ones
   double flops = 0.0;            // required of this rank (StepFlops)
   double compute_seconds = 0.0;  // forward, backward, optimizer
@@ -45,13 +47,17 @@ class Trainer {
 
   CausalLm& model() { return model_; }
   Optimizer& optimizer() { return *optimizer_; }
+  // Null without AdaLoRA.
+  AdaLora* adalora() { return adalora_.get(); }
   // Of the last step: bytes that this rank sent (Communicator::wire_bytes).
   int64_t wire_bytes() const { return wire_bytes_; }
   // Elements that are trained, all ranks' parts together.
   int64_t trained_elements() const;
 
  private:
+  void start_adalora(const AdaLoraSection& section, int64_t total_steps);
   void forward_backward(const MicroBatch& batch, uint64_t step);
+  void update(int64_t step, StepMeasurement& result);
   void read_sums(int64_t step, StepMeasurement& result) const;
 
   Arena* arena_;
@@ -60,7 +66,8 @@ class Trainer {
   CausalLm model_;
   GradientReducer reducer_;
   std::vector<ParameterGroup> groups_;
-  std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<AdamWOptimizer> optimizer_;
+  std::unique_ptr<AdaLora> adalora_;
   Schedule schedule_;
   StepFlops flops_;
   double max_grad_norm_;

@@ -64,8 +64,8 @@ TrainingRun::TrainingRun(const TrainConfig& config, VerbContext& context)
 
 // The same on all ranks: what the poorest of them can afford.
 MemoryPlan TrainingRun::make_memory_plan() const {
-  const auto own = static_cast<double>(
-      available_bytes(device_, context_->local_size, context_->world.size()));
+  const auto own =
+      static_cast<double>(available_bytes(device_, context_->local_size, context_->world.size()));
   const double least =
       all_reduce_numbers(context_->world, {own}, ReduceOp::kMin, "available memory")[0];
   const auto plan = [&](const TrainConfig& config) {
@@ -162,6 +162,7 @@ void TrainingRun::train_and_export(bool overwrite) {
     if (data_.eval) reporter->say("eval data: " + describe(data_.eval->report));
   }
   train_steps(trainer, reporter ? &*reporter : nullptr);
+  if (trainer.adalora() != nullptr) trainer.adalora()->allocator().check_agreement(stream_);
   activity.report("save", kFilePatience);
   Arena host;
   std::vector<NamedTensor> weights;
@@ -191,6 +192,11 @@ void TrainingRun::train_steps(Trainer& trainer, RunReporter* reporter) {
     const bool last = done == total_steps_;
     MetricsRecord record = compare_ranks(done, measurement, data_seconds, step_seconds);
     record.wire_bytes = trainer.wire_bytes();
+    record.orth_loss = measurement.orthogonality_loss;
+    if (trainer.adalora() != nullptr) {
+      record.adalora_budget = trainer.adalora()->allocator().budget();
+      record.adalora_active = trainer.adalora()->allocator().active();
+    }
     const bool evaluates =
         data_.eval && (last || (config_.eval.every > 0 && done % config_.eval.every == 0));
     if (evaluates) record.eval_loss = evaluate(trainer, config_.eval.batches).loss;
@@ -247,8 +253,10 @@ std::vector<std::pair<std::string, std::string>> TrainingRun::export_result(
   const TokenizerFiles tokenizer_files =
       data_.tokenizer ? data_.tokenizer->files() : TokenizerFiles{};
   if (adaptation_.has_adapters()) {
-    write_peft_folder(folder.adapter_folder(), adaptation_.peft_config(trainer.model()),
-                      trainer.model().adapters(), tokenizer_files, stream_);
+    PeftConfig peft = adaptation_.peft_config(trainer.model(), total_steps_);
+    if (peft.adalora) peft.adalora->kept = trainer.adalora()->kept(stream_);
+    write_peft_folder(folder.adapter_folder(), peft, trainer.model().adapters(), tokenizer_files,
+                      stream_);
     results.emplace_back("adapter", folder.adapter_folder());
   }
   if (adaptation_.trains_weights()) {

@@ -84,8 +84,10 @@ void CausalLm::backward(ForwardContext& context, GradientReducer& reducer, Strea
     BlockSaved& saved = *context.blocks[i];
     if (state.plan.recompute == Recompute::kFull) {
       const auto workspace = state.arena->scope("workspace");
-      const Tensor output = context.allocate_workspace(context.compute, d.shape());
-      state.blocks[i]->forward(output, saved.input, saved, context);
+      const Tensor again = context.allocate_workspace(context.compute, d.shape());
+      const Tensor output = saved.output;
+      state.blocks[i]->forward(again, saved.input, saved, context);
+      saved.output = output;
     }
     const bool wants_input_gradient = i > state.lowest_trained || state.embedding.trainable;
     state.blocks[i]->backward(d_columns, wants_input_gradient, saved, context, reducer);
@@ -165,6 +167,10 @@ std::vector<std::pair<std::string, Adapter*>> CausalLm::adapters() {
     }
   }
   return out;
+}
+
+void CausalLm::parameters_changed() {
+  for (const auto& [module, adapter] : adapters()) adapter->parameters_changed();
 }
 
 }  // namespace rankwise

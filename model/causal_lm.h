@@ -64,6 +64,8 @@ class CausalLm {
   std::vector<Parameter*> parameters();                      // everything, model order
   std::vector<Parameter*> trained_parameters();              // in the order backward finishes them
   std::vector<std::pair<std::string, Adapter*>> adapters();  // module path, adapter; model order
+  // To be called when parameters of adapters got new values after a forward pass.
+  void parameters_changed();
 
  private:
   struct State;

@@ -99,6 +99,7 @@ Tensor CausalLm::State::run_blocks(ForwardContext& context) const {
       BlockSaved dropped;
       blocks[i]->forward(output, x, dropped, context);
       context.blocks[i]->input = x;
+      context.blocks[i]->output = output;
     }
     x = output;
   }

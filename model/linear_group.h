@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/column_dots.h"
 #include "kernels/low_rank_linear.h"
 #include "model/linear.h"
 
@@ -17,6 +18,7 @@ struct LinearGroupSaved {
   std::vector<Tensor> downs;   // (T, rank) of low-rank terms; may lie in the tail of the input
   std::vector<Tensor> ddowns;  // their gradients, between the two halves of backward
   std::vector<std::unique_ptr<AdapterSaved>> adapters;  // of those that compute by themselves
+  std::vector<ColumnDots> dots;  // made in backward, of adapters that want_output_dots
 };
 
 // x (T, in) with `tail()` columns behind it where the device makes use of them.
@@ -37,6 +39,9 @@ class LinearGroup {
   // group of one layer. keeps_saved: backward will read `saved` (else it may end with x).
   void forward(std::span<const Tensor> ys, const Tensor& addend, const LinearInput& input,
                bool keeps_saved, LinearGroupSaved& saved, ForwardContext& context) const;
+  // Makes saved.dots, one entry per layer, in "workspace": undefined where no adapter wants them.
+  // Whoever has the outputs writes them before backward_weights.
+  void make_output_dots(LinearGroupSaved& saved, ForwardContext& context) const;
   // backward_input, then backward_weights. Where the outputs are split, the tensor ranks add up
   // their parts of dx while the gradients of the weights are computed.
   void backward(const Tensor& dx, const Columns& dys, const Tensor& x, LinearGroupSaved& saved,

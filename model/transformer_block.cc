@@ -63,6 +63,7 @@ int64_t TransformerBlock::tail() const { return std::max(o_group_.tail(), down_g
 void TransformerBlock::forward(const Tensor& output, const Tensor& input, BlockSaved& saved,
                                ForwardContext& context) const {
   saved.input = input;
+  saved.output = output;
   attention_forward(saved, context);
   mlp_forward(output, saved, context);
 }
@@ -96,7 +97,7 @@ void TransformerBlock::attention_forward(BlockSaved& saved, ForwardContext& cont
   saved.v = heads_of(vkq.parts[0], key_value_heads_);
   saved.k = heads_of(vkq.parts[1], key_value_heads_);
   saved.q = heads_of(vkq.parts[2], heads_);
-  rope(saved.q, saved.k, context.rope_cos, context.rope_sin, false, stream);
+  rope(saved.q, saved.k, context.rope_cos, context.rope_sin, stream);
 
   KvCache::KeysAndValues seen{saved.k, saved.v};
   if (context.cache != nullptr) seen = context.cache->append(index_, saved.k, saved.v, stream);
@@ -119,6 +120,8 @@ void TransformerBlock::attention_backward(const Columns& d, bool wants_input_gra
   const auto workspace = context.arena->scope("workspace");
   const bool wants_normalised = wants_input_gradient || input_norm_.trainable;
   const Tensor& y = saved.attention_output.parts[0];
+  o_group_.make_output_dots(saved.o_group, context);
+  column_dots(saved.o_group.dots[0], d.parts[0], saved.middle, saved.input, stream);
   if (!wants_normalised && !vkq_group_.trained()) {
     o_group_.backward({}, d, y, saved.o_group, context, reducer);
     return;
@@ -135,7 +138,11 @@ void TransformerBlock::attention_backward(const Columns& d, bool wants_input_gra
                                heads_of(y, heads_), saved.log_sum_exp, context.document_offsets,
                                context.key_offsets, attention_params(context, head_dim_, window_),
                                stream);
-  rope(dq, dk, context.rope_cos, context.rope_sin, true, stream);
+  vkq_group_.make_output_dots(saved.vkq_group, context);
+  const auto& dots = saved.vkq_group.dots;
+  rope_backward(dq, dk, context.rope_cos, context.rope_sin, {saved.q, saved.k, dots[2], dots[1]},
+                stream);
+  column_dots(dots[0], dvkq.parts[0], saved.v.reshaped(dvkq.parts[0].shape()), {}, stream);
 
   if (context.recompute == Recompute::kSelective && vkq_group_.needs_input()) {
     make_attention_input(false, saved, context);
@@ -193,8 +200,13 @@ void TransformerBlock::mlp_backward(const Columns& d, bool wants_middle_gradient
   Tensor dinner;  // (T, F)
   if (wants_inner) dinner = context.allocate_workspace(context.compute, inner_shape);
   down_group_.backward_input(dinner, d, inner, saved.down_group, context);
-  if (wants_inner) {  // in place
-    swiglu_backward(gate, up, inner_first ? Tensor{} : inner, dinner, gate, up, stream);
+  down_group_.make_output_dots(saved.down_group, context);
+  column_dots(saved.down_group.dots[0], d.parts[0], saved.output, saved.middle, stream);
+  up_gate_group_.make_output_dots(saved.up_gate_group, context);
+  if (wants_inner) {
+    const auto& dots = saved.up_gate_group.dots;
+    const SwigluGradients in_place{gate, up, inner_first ? Tensor{} : inner, dots[1], dots[0]};
+    swiglu_backward(in_place, dinner, gate, up, stream);
   }
   down_group_.backward_weights(d, inner, saved.down_group, context, reducer);
   if (!wants_inner) return;

@@ -22,6 +22,7 @@ struct BlockSaved {
   Columns attention_output;  // (T, H * D)
   Tensor log_sum_exp;        // (H, T)
   Tensor middle;             // (T, C) after the attention's residual
+  Tensor output;             // (T, C) after the MLP's
   Tensor middle_inv_rms;     // (T)
   Columns mlp_input;         // (T, C) normalised; kept like attention_input
   Columns up_gate;           // up, gate (T, F); backward leaves their gradients here

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
+#include <vector>
 
 namespace rankwise {
 
@@ -32,12 +34,17 @@ class RankSchedule {
   bool measures(int64_t step) const { return step < decided_; }
   // Whether triplets are chosen anew.
   bool decides(int64_t step) const;
+  // What a checkpoint keeps of it: total_steps, warmup, final, interval, init_rank, target_rank,
+  // matrices. ConfigError when `saved` is another schedule's: the budget would jump.
+  std::vector<int64_t> settings() const;
+  void require_same(std::span<const int64_t> saved) const;
   // Whether those not chosen are set to zero.
   bool masks(int64_t step) const { return decides(step) || step > decided_; }
 
  private:
   RankScheduleOptions options_;
   int64_t matrices_;
+  int64_t total_steps_;
   int64_t decided_;  // step d
 };
 

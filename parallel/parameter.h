@@ -9,7 +9,17 @@
 
 namespace rankwise {
 
-enum class ParameterRole { kLinear, kBias, kNorm, kEmbedding, kHead, kLoraA, kLoraB, kLoraE };
+enum class ParameterRole {
+  kLinear,
+  kBias,
+  kNorm,
+  kEmbedding,
+  kHead,
+  kLoraA,
+  kLoraB,
+  kLoraE,
+  kMagnitude
+};
 
 // `name` is the Hugging Face tensor name for weights of the model ("model.norm.weight") and the
 // PEFT name without the "base_model.model." prefix for adapters

@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/quantize.h"
 #include "kernels/cpu/thin_matmul.h"
+#include "kernels/cpu/work_split.h"
 
 #if RANKWISE_HAS_ONEDNN
 #include <oneapi/dnnl/dnnl.h>
@@ -51,20 +52,44 @@ void scale_rows(float* c, int64_t c_stride, const GemmShape& shape, float beta) 
   }
 }
 
-// Rows of W decoded at a time. Fewer make the GEMM repack X too often (forward) and pass over dX
+// Rows of W expanded at a time. Fewer make the GEMM repack X too often (forward) and pass over dX
 // too often (backward); more leave the cache. A constant, so that forward and recomputed forward
 // agree bit for bit.
 constexpr int64_t kTileRows = 256;
 
-// Calls multiply(tile, begin, end) with rows [begin, end) of W decoded into tile (end - begin, in).
+// to (end - begin, in) = rows [begin, end) of diag(row_factors) W.
+void multiply_rows(float* to, const Tensor& w, const float* row_factors, int64_t begin,
+                   int64_t end) {
+  const int64_t in = w.dim(1);
+  const auto* from = w.data<float>();
+#pragma omp parallel for schedule(static) if ((end - begin) * in > kParallelElements)
+  for (int64_t row = begin; row < end; ++row) {
+    for (int64_t c = 0; c < in; ++c) {
+      to[(row - begin) * in + c] = row_factors[row] * from[row * w.row_stride() + c];
+    }
+  }
+}
+
+// Whether the products must read a changed copy of W.
+bool needs_tiles(const Weight& w, const float* row_factors) {
+  return is_quantized(w) || row_factors != nullptr;
+}
+
+// Calls multiply(tile, begin, end) with rows [begin, end) of diag(row_factors) W in tile
+// (end - begin, in).
 template <class Multiply>
-void for_each_tile(const QuantizedTensor& w, Stream& stream, const Multiply& multiply) {
-  const int64_t out = w.shape.dim(0);
-  const int64_t elements = std::min(kTileRows, out) * w.shape.dim(1);
+void for_each_tile(const Weight& w, const float* row_factors, Stream& stream,
+                   const Multiply& multiply) {
+  const int64_t out = shape_of(w).dim(0);
+  const int64_t elements = std::min(kTileRows, out) * shape_of(w).dim(1);
   auto* tile = static_cast<float*>(stream.scratch(static_cast<size_t>(elements) * sizeof(float)));
   for (int64_t begin = 0; begin < out; begin += kTileRows) {
     const int64_t end = std::min(begin + kTileRows, out);
-    dequantize_rows(tile, w, begin, end);
+    if (const auto* quantized = std::get_if<QuantizedTensor>(&w)) {
+      dequantize_rows(tile, *quantized, begin, end, row_factors);
+    } else {
+      multiply_rows(tile, std::get<Tensor>(w), row_factors, begin, end);
+    }
     multiply(tile, begin, end);
   }
 }
@@ -88,19 +113,23 @@ void matmul(const Tensor& c, const Tensor& a, const Tensor& b, const MatmulParam
   gemm(c.data<float>(), c.row_stride(), left, right, shape, params.alpha, params.beta);
 }
 
-void linear_nf4(const Tensor& y, const Tensor& x, const QuantizedTensor& w, float beta,
-                Stream& stream) {
-  const int64_t in = w.shape.dim(1);
-  for_each_tile(w, stream, [&](const float* tile, int64_t begin, int64_t end) {
+void linear(const Tensor& y, const Tensor& x, const Weight& w, const float* row_factors, float beta,
+            Stream& stream) {
+  if (!needs_tiles(w, row_factors)) {
+    return matmul(y, x, std::get<Tensor>(w), {.transpose_b = true, .beta = beta});
+  }
+  const int64_t in = x.dim(1);
+  for_each_tile(w, row_factors, stream, [&](const float* tile, int64_t begin, int64_t end) {
     gemm(y.data<float>() + begin, y.row_stride(), {x.data<float>(), x.row_stride()},
          {tile, in, true}, {x.dim(0), end - begin, in}, 1.0f, beta);
   });
 }
 
-void linear_nf4_backward_input(const Tensor& dx, const Tensor& dy, const QuantizedTensor& w,
-                               float beta, Stream& stream) {
-  const int64_t in = w.shape.dim(1);
-  for_each_tile(w, stream, [&](const float* tile, int64_t begin, int64_t end) {
+void linear_backward_input(const Tensor& dx, const Tensor& dy, const Weight& w,
+                           const float* row_factors, float beta, Stream& stream) {
+  if (!needs_tiles(w, row_factors)) return matmul(dx, dy, std::get<Tensor>(w), {.beta = beta});
+  const int64_t in = dx.dim(1);
+  for_each_tile(w, row_factors, stream, [&](const float* tile, int64_t begin, int64_t end) {
     gemm(dx.data<float>(), dx.row_stride(), {dy.data<float>() + begin, dy.row_stride()}, {tile, in},
          {dy.dim(0), in, end - begin}, 1.0f, begin == 0 ? beta : 1.0f);
   });

@@ -29,11 +29,12 @@ void gemm(float* c, int64_t c_stride, const GemmOperand& a, const GemmOperand& b
 
 void matmul(const Tensor& c, const Tensor& a, const Tensor& b, const MatmulParams& params);
 
-// The NF4 products of kernels/matmul.h: tiles of rows of W are decoded into scratch and multiplied.
-void linear_nf4(const Tensor& y, const Tensor& x, const QuantizedTensor& w, float beta,
-                Stream& stream);
-void linear_nf4_backward_input(const Tensor& dx, const Tensor& dy, const QuantizedTensor& w,
-                               float beta, Stream& stream);
+// The products of kernels/matmul.h with diag(row_factors) W; row_factors (out), null: ones. Tiles
+// of rows of an NF4 weight, or of any with factors, are written to scratch and multiplied.
+void linear(const Tensor& y, const Tensor& x, const Weight& w, const float* row_factors, float beta,
+            Stream& stream);
+void linear_backward_input(const Tensor& dx, const Tensor& dy, const Weight& w,
+                           const float* row_factors, float beta, Stream& stream);
 
 const char* matmul_library();
 

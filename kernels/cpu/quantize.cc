@@ -267,33 +267,33 @@ void set_nf4_scales(QuantizedTensor& out, std::span<const float> scales) {
   }
 }
 
-void dequantize_rows(float* w, const QuantizedTensor& q, int64_t begin, int64_t end) {
-  const int64_t width = q.shape.dim(1);
-  const int64_t block_size = q.block_size;
+void dequantize_rows(float* w, const QuantizedTensor& q, int64_t begin, int64_t end,
+                     const float* row_factors) {
+  const int64_t width = q.shape.dim(1), block_size = q.block_size, elements = (end - begin) * width;
   const uint8_t* codes = q.codes.data<uint8_t>();
   const BlockScales scales(q);
   const float* values = nf4_values().data();
   // Of the elements [from, to) of the slice, which lie `shift` later and side by side in the whole,
   // those in block b of the whole. By value, so that threads keep their copies in registers.
-  const auto decode = [=](int64_t b, int64_t from, int64_t to, int64_t shift) {
+  const auto decode = [=](int64_t b, int64_t from, int64_t to, int64_t shift, float factor = 1.0f) {
     from = std::max(from, b * block_size - shift);
     to = std::min(to, (b + 1) * block_size - shift);
-    decode_range(w + (from - begin * width), codes, from, to, values, scales[b]);
+    decode_range(w + (from - begin * width), codes, from, to, values, scales[b] * factor);
   };
-  if (q.whole_in() == width) {
+  if (q.whole_in() == width && row_factors == nullptr) {
     const int64_t from = begin * width, to = end * width;
     const int64_t last = (q.first + to + block_size - 1) / block_size;
-#pragma omp parallel for schedule(static) firstprivate(decode) if (to - from > kParallelElements)
+#pragma omp parallel for schedule(static) firstprivate(decode) if (elements > kParallelElements)
     for (int64_t b = (q.first + from) / block_size; b < last; ++b) decode(b, from, to, q.first);
     return;
   }
-  const int64_t elements = (end - begin) * width;
 #pragma omp parallel for schedule(static) firstprivate(decode) if (elements > kParallelElements)
   for (int64_t row = begin; row < end; ++row) {
     const int64_t from = row * width, to = from + width;
     const int64_t shift = q.first + row * q.whole_in() - from;
+    const float factor = row_factors == nullptr ? 1.0f : row_factors[row];
     int64_t b = (shift + from) / block_size;
-    for (; b * block_size < shift + to; ++b) decode(b, from, to, shift);
+    for (; b * block_size < shift + to; ++b) decode(b, from, to, shift, factor);
   }
 }
 

@@ -2,13 +2,12 @@
 // CPU backend of SwiGLU.
 #pragma once
 
-#include "runtime/tensor.h"
+#include "kernels/swiglu.h"
 
 namespace rankwise::cpu {
 
 void swiglu(const Tensor& y, const Tensor& gate, const Tensor& up);
-// inner may be undefined.
-void swiglu_backward(const Tensor& dgate, const Tensor& dup, const Tensor& inner, const Tensor& dy,
-                     const Tensor& gate, const Tensor& up);
+void swiglu_backward(const SwigluGradients& to, const Tensor& dy, const Tensor& gate,
+                     const Tensor& up, Stream& stream);
 
 }  // namespace rankwise::cpu

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // w[r, c] = value[code] * scale, rounded once to the type of w; scale = nested_map[absmax] *
-// nested_absmax + nested_offset, product and sum rounded separately. The block of an element
-// follows from its place in the whole matrix (runtime/quantized_tensor.h). Places and blocks are
-// counted here from the start of the first group of blocks of which q holds the nested scale.
+// nested_absmax + nested_offset, product and sum rounded separately, times the factor of row r if
+// there are factors. The block of an element follows from its place in the whole matrix
+// (runtime/quantized_tensor.h). Places and blocks are counted here from the start of the first
+// group of blocks of which q holds the nested scale.
+#include <algorithm>
 #include <bit>
 
 #include "kernels/cuda/dequantize.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/rows.cuh"
 #include "kernels/quantize.h"
 
 namespace rankwise::cuda {
@@ -61,6 +64,7 @@ struct Groups {
   uint32_t left_out;  // of the whole matrix, between the rows of a slice of columns
   int block_shift;    // log2 of the groups in a block
   int64_t row_stride;
+  const float* row_factors;  // null: ones
 };
 
 __device__ void store_group(float* to, const float (&x)[kGroup]) {
@@ -77,8 +81,8 @@ __device__ void store_group(bf16* to, const float (&x)[kGroup]) {
 
 // One tile per block. A lane holds one of the 16 values, twice per warp, so that a lookup is a
 // shuffle that needs only the low four bits of its index right: no masking, no bank conflicts. Past
-// the end the last group is decoded again, not stored.
-template <class T, bool kNested, bool kColumns>
+// the end the last group is decoded again, not stored. kByRow: a slice of columns or row factors.
+template <class T, bool kNested, bool kByRow>
 __global__ void __launch_bounds__(kThreads)
     decode_groups(T* out, const uint32_t* codes, Scales scales,
                   const __grid_constant__ Values values, Groups groups) {
@@ -86,12 +90,17 @@ __global__ void __launch_bounds__(kThreads)
   const uint32_t first = blockIdx.x * kTile + threadIdx.x;
   uint32_t packed[kGroupsPerThread];
   float scale[kGroupsPerThread];
+  float factor[kGroupsPerThread];
   uint32_t scale_code[kGroupsPerThread];
 #pragma unroll
   for (int k = 0; k < kGroupsPerThread; ++k) {
     const uint32_t group = min(first + k * kThreads, groups.count - 1);
     uint64_t place = groups.first + group;
-    if constexpr (kColumns) place += uint64_t{groups.by_row.quotient(group)} * groups.left_out;
+    if constexpr (kByRow) {
+      const uint32_t row = groups.by_row.quotient(group);
+      place += uint64_t{row} * groups.left_out;
+      factor[k] = groups.row_factors == nullptr ? 1.0f : __ldg(groups.row_factors + row);
+    }
     const uint64_t block = place >> groups.block_shift;
     packed[k] = __ldcs(codes + group);
     if constexpr (kNested) {
@@ -112,6 +121,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 #pragma unroll
   for (int k = 0; k < kGroupsPerThread; ++k) {
+    if constexpr (kByRow) scale[k] *= factor[k];
     float x[kGroup];
 #pragma unroll
     for (int i = 0; i < kGroup; ++i) {  // the even element lies in the high nibble
@@ -134,6 +144,7 @@ struct Elements {
   int64_t row_stride;
   int64_t block_size;
   int64_t first_code;
+  const float* row_factors;  // null: ones
 };
 
 // Any width, stride, block size and address.
@@ -149,14 +160,40 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t row = i / elements.width;
   const int64_t column = i - row * elements.width;
   const int64_t block = (elements.first + row * elements.whole_in + column) / elements.block_size;
-  const float scale = scales.plain != nullptr
-                          ? scales.plain[block]
-                          : nested_scale(scales.map[scales.codes[block]],
-                                         scales.nested[block / kNestedBlock], scales.offset);
+  float scale = scales.plain != nullptr
+                    ? scales.plain[block]
+                    : nested_scale(scales.map[scales.codes[block]],
+                                   scales.nested[block / kNestedBlock], scales.offset);
+  if (elements.row_factors != nullptr) scale *= elements.row_factors[row];
   const int64_t element = elements.first_code + i;
   const uint8_t pair = codes[element / 2];
   const int code = element % 2 == 0 ? pair >> 4 : pair & 15;
   out[row * elements.row_stride + column] = from_float<T>(__fmul_rn(of_code[code], scale));
+}
+
+template <class T, class W, int N>
+__global__ void __launch_bounds__(kTilePacks)
+    multiply_rows_kernel(Rows<T> out, Rows<const W> w, const float* row_factors, int packs) {
+  const Tile tile = tile_of_thread<N>(packs);
+  if (!tile.inside) return;
+  const float factor = row_factors[tile.row];
+  const auto from = load_pack<N>(w[tile.row] + tile.column);
+  Pack<T, N> to;
+#pragma unroll
+  for (int i = 0; i < N; ++i) to.v[i] = from_float<T>(factor * to_float(from.v[i]));
+  store_pack(out[tile.row] + tile.column, to);
+}
+
+// out = diag(row_factors) w, both (rows, width), rounded once.
+template <class T, class W>
+void multiply_rows(const Tensor& out, const Tensor& w, const float* row_factors, Stream& stream) {
+  constexpr int kPack = std::min(kPackSize<T>, kPackSize<W>);
+  with_tiles<kPack>(fit_packs(w.dim(1), kPack, out, w), w.dim(0), w.dim(1),
+                    [&]<int N>(Constant<N>, int packs, unsigned blocks) {
+                      multiply_rows_kernel<T, W, N><<<blocks, kTilePacks, 0, native(stream)>>>(
+                          rows_of<T>(out), rows_of<const W>(w), row_factors, packs);
+                    });
+  check_launch("multiply_rows");
 }
 
 Values nf4_table() {
@@ -181,9 +218,10 @@ bool in_groups(const T* out, int64_t row_stride, const QuantizedTensor& q, int64
          elements / kGroup < (int64_t{1} << 31) - kTile;
 }
 
+// row_factors: from row `begin` on, or null.
 template <class T>
 void decode(T* out, int64_t row_stride, const QuantizedTensor& q, int64_t begin, int64_t end,
-            Stream& stream) {
+            const float* row_factors, Stream& stream) {
   const int64_t width = q.shape.dim(1);
   const int64_t first_code = begin * width;
   const int64_t first = q.first % (q.block_size * kNestedBlock) + begin * q.whole_in();
@@ -197,17 +235,18 @@ void decode(T* out, int64_t row_stride, const QuantizedTensor& q, int64_t begin,
                         static_cast<uint64_t>(first / kGroup),
                         static_cast<uint32_t>((q.whole_in() - width) / kGroup),
                         std::countr_zero(static_cast<uint64_t>(q.block_size / kGroup)),
-                        row_stride};
+                        row_stride,
+                        row_factors};
     const auto tiles = static_cast<unsigned>(ceil_div(groups.count, kTile));
     const auto* words = reinterpret_cast<const uint32_t*>(codes) + first_code / kGroup;
     const auto kernel =
-        groups.left_out > 0
+        groups.left_out > 0 || row_factors != nullptr
             ? (q.nested() ? decode_groups<T, true, true> : decode_groups<T, false, true>)
             : (q.nested() ? decode_groups<T, true, false> : decode_groups<T, false, false>);
     kernel<<<tiles, kThreads, 0, native(stream)>>>(out, words, scales_of(q), nf4_table(), groups);
   } else {
-    const Elements elements{first,      q.whole_in(), count,     width,
-                            row_stride, q.block_size, first_code};
+    const Elements elements{first,      q.whole_in(), count,      width,
+                            row_stride, q.block_size, first_code, row_factors};
     const auto blocks = static_cast<unsigned>(ceil_div(count, kThreads));
     decode_each<T>
         <<<blocks, kThreads, 0, native(stream)>>>(out, codes, scales_of(q), nf4_table(), elements);
@@ -220,18 +259,28 @@ void decode(T* out, int64_t row_stride, const QuantizedTensor& q, int64_t begin,
 void dequantize_rows(void* out, DType dtype, int64_t row_stride, const QuantizedTensor& q,
                      int64_t begin, int64_t end, Stream& stream) {
   if ((end - begin) * q.shape.dim(1) == 0) return;
-  for_element_type(
-      dtype, [&]<class T>(T*) { decode(static_cast<T*>(out), row_stride, q, begin, end, stream); });
+  for_element_type(dtype, [&]<class T>(T*) {
+    decode(static_cast<T*>(out), row_stride, q, begin, end, nullptr, stream);
+  });
 }
 
-void expand_weight(void* out, DType dtype, int64_t row_stride, const Weight& weight,
-                   Stream& stream) {
+void expand_weight(void* out, DType dtype, int64_t row_stride, const Weight& weight, Stream& stream,
+                   const float* row_factors) {
   const Shape& shape = shape_of(weight);
+  if (shape.numel() == 0) return;
   if (const auto* quantized = std::get_if<QuantizedTensor>(&weight)) {
-    return dequantize_rows(out, dtype, row_stride, *quantized, 0, shape.dim(0), stream);
+    return for_element_type(dtype, [&]<class T>(T*) {
+      decode(static_cast<T*>(out), row_stride, *quantized, 0, shape.dim(0), row_factors, stream);
+    });
   }
   const Tensor wide(out, dtype, {shape.dim(0), row_stride}, stream.device());
-  cast(wide.columns(0, shape.dim(1)), std::get<Tensor>(weight), stream);
+  const Tensor to = wide.columns(0, shape.dim(1));
+  const auto& dense = std::get<Tensor>(weight);
+  if (row_factors == nullptr) return cast(to, dense, stream);
+  for_element_type(dtype, [&]<class T>(T*) {
+    for_element_type(dense.dtype(),
+                     [&]<class W>(W*) { multiply_rows<T, W>(to, dense, row_factors, stream); });
+  });
 }
 
 }  // namespace rankwise::cuda

@@ -13,7 +13,9 @@ void dequantize_rows(void* out, DType dtype, int64_t row_stride, const Quantized
                      int64_t begin, int64_t end, Stream& stream);
 
 // The same for a weight of any kind, as a whole: NF4, or dense F32 or BF16 (copied or rounded).
-void expand_weight(void* out, DType dtype, int64_t row_stride, const Weight& weight,
-                   Stream& stream);
+// row_factors (out of the weight) F32: row r is multiplied with row_factors[r] before the rounding,
+// NF4 by way of its scales, as on the CPU; null: ones.
+void expand_weight(void* out, DType dtype, int64_t row_stride, const Weight& weight, Stream& stream,
+                   const float* row_factors = nullptr);
 
 }  // namespace rankwise::cuda

@@ -23,10 +23,11 @@ GroupScratch group_scratch(const Group& group, DType type, Stream& stream) {
   return {memory, Tensor(memory + kMatmulWorkspaceBytes, type, shape, stream.device())};
 }
 
-// Every product can read the weights where they lie, and there is nothing to add to them.
+// Every product can read the weights where they lie, and there is nothing to add to them or to
+// multiply their rows with.
 bool needs_no_matrix(const Group& group, std::span<const LowRankLinear> layers, DType type) {
   return group.rank == 0 && std::ranges::all_of(layers, [&](const LowRankLinear& layer) {
-           return is_dense(*layer.weight, type);
+           return is_dense(*layer.weight, type) && !layer.c.defined();
          });
 }
 

@@ -9,13 +9,18 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// Of the layers: A, B and e (null: ones), or their gradients.
+// Of the layers: A, B, e and c (null: ones), or the gradients of the first three.
 struct Terms {
   Rows<float> a[kMaxLayers] = {};
   float* b[kMaxLayers] = {};
   float* e[kMaxLayers] = {};
+  const float* c[kMaxLayers] = {};
   float scale[kMaxLayers] = {};
 };
+
+const float* row_factors(const LowRankLinear& layer) {
+  return layer.c.defined() ? layer.c.data<float>() : nullptr;
+}
 
 Terms terms_of(std::span<const LowRankLinear> layers) {
   Terms terms;
@@ -24,6 +29,7 @@ Terms terms_of(std::span<const LowRankLinear> layers) {
     terms.a[i] = rows_of<float>(layers[i].a);
     terms.b[i] = layers[i].b.data<float>();
     if (layers[i].e.defined()) terms.e[i] = layers[i].e.data<float>();
+    terms.c[i] = row_factors(layers[i]);
     terms.scale[i] = layers[i].scale;
   }
   return terms;
@@ -38,25 +44,29 @@ __device__ int layer_at(const int64_t* begin, int64_t row) {
 
 struct PlaceInB {
   int layer;
-  int64_t index;   // in B of the layer; -1 where row and column are of different layers
-  int64_t column;  // of B
+  int64_t index;        // in B of the layer; -1 where row and column are of different layers
+  int64_t row, column;  // of B
 };
 
 __device__ PlaceInB place_in_b(const Group& group, int64_t row, int64_t column) {
   const int layer = layer_at(group.out_begin, row);
   const int64_t begin = group.rank_begin[layer], end = group.rank_begin[layer + 1];
-  if (column < begin || column >= end) return {layer, -1, 0};
-  return {layer, (row - group.out_begin[layer]) * (end - begin) + column - begin, column - begin};
+  if (column < begin || column >= end) return {layer, -1, 0, 0};
+  row -= group.out_begin[layer];
+  column -= begin;
+  return {layer, row * (end - begin) + column, row, column};
 }
 
-// What B of a layer is multiplied with in this column: s_l e_l.
+// What this element of B is multiplied with: s_l e_l[column] c_l[row].
 __device__ float factor(const Terms& terms, const PlaceInB& b) {
-  const float scale = terms.scale[b.layer];
-  return terms.e[b.layer] == nullptr ? scale : scale * terms.e[b.layer][b.column];
+  float product = terms.scale[b.layer];
+  if (terms.e[b.layer] != nullptr) product *= terms.e[b.layer][b.column];
+  if (terms.c[b.layer] != nullptr) product *= terms.c[b.layer][b.row];
+  return product;
 }
 
-// matrix[out + r][c] = A[r][c]; matrix[o][in + r] = s_l e_l[r] B_l[o][r] where o and r are of one
-// layer l, 0 elsewhere. One thread per element: first those of A, then those of B.
+// matrix[out + r][c] = A[r][c]; matrix[o][in + r] = s_l e_l[r] c_l[o] B_l[o][r] where o and r are
+// of one layer l, 0 elsewhere. One thread per element: first those of A, then those of B.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     expand_terms_kernel(T* matrix, int64_t stride, Group group, Terms terms) {
@@ -77,7 +87,7 @@ __global__ void __launch_bounds__(kThreads)
   matrix[row * stride + group.in + column] = from_float<T>(value);
 }
 
-// de_l[r] += s_l sum_o B_l[o][r] b_sums[out_begin[l] + o][column], with a thread block.
+// de_l[r] += s_l sum_o B_l[o][r] c_l[o] b_sums[out_begin[l] + o][column], with a thread block.
 __device__ void add_to_e(const float* b_sums, const Group& group, const Terms& terms,
                          const Terms& gradients, int64_t column) {
   __shared__ float shared[32];
@@ -88,14 +98,18 @@ __device__ void add_to_e(const float* b_sums, const Group& group, const Terms& t
   const int64_t own = column - group.rank_begin[layer];
   const float* b = terms.b[layer] + own;
   const float* g = b_sums + group.out_begin[layer] * group.rank + column;
+  const float* c = terms.c[layer];
   float sum = 0.0f;
 #pragma unroll 4
-  for (int64_t o = threadIdx.x; o < out; o += kThreads) sum += b[o * rank] * g[o * group.rank];
+  for (int64_t o = threadIdx.x; o < out; o += kThreads) {
+    const float value = g[o * group.rank];
+    sum += b[o * rank] * (c == nullptr ? value : c[o] * value);
+  }
   sum = block_sum(sum, shared);
   if (threadIdx.x == 0) gradients.e[layer][own] += terms.scale[layer] * sum;
 }
 
-// dA_l[r][c] += a_sums[rank_begin[l] + r][c]; dB_l[o][r] += s_l e_l[r] b_sums[out_begin[l] +
+// dA_l[r][i] += a_sums[rank_begin[l] + r][i]; dB_l[o][r] += s_l e_l[r] c_l[o] b_sums[out_begin[l] +
 // o][..]. Of b_sums (out, rank) only the blocks of one layer each are used. The first e_blocks
 // thread blocks, one per rank or none, add to the de; the threads of the others as above.
 __global__ void __launch_bounds__(kThreads)
@@ -151,7 +165,8 @@ void expand_weights(const Tensor& matrix, const Group& group, std::span<const Lo
   for (size_t i = 0; i < layers.size(); ++i) {
     if (layers[i].weight == nullptr) continue;
     const Tensor rows = matrix.rows(group.out_begin[i], group.out_begin[i + 1]);
-    expand_weight(rows.raw(), matrix.dtype(), matrix.row_stride(), *layers[i].weight, stream);
+    expand_weight(rows.raw(), matrix.dtype(), matrix.row_stride(), *layers[i].weight, stream,
+                  row_factors(layers[i]));
   }
 }
 

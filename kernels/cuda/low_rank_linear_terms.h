@@ -30,16 +30,17 @@ Group group_of(std::span<const LowRankLinear> layers);
 //   | W_1                       s_1 B_1 diag(e_1)  |
 //   | A_0                                          |
 //   | A_1                       (not written)      |
-// Its upper half [W sBe] multiplies [x down] forward, its left half [W; A] multiplies [dy ddown]
-// backward, its lower left quarter makes the downs and its upper right quarter the ddowns.
+// with the rows of W_l and B_l multiplied with c_l. Its upper half [W sBe] multiplies [x down]
+// forward, its left half [W; A] multiplies [dy ddown] backward, its lower left quarter makes the
+// downs and its upper right quarter the ddowns.
 void expand_weights(const Tensor& matrix, const Group& group, std::span<const LowRankLinear> layers,
                     Stream& stream);
 void expand_terms(const Tensor& matrix, const Group& group, std::span<const LowRankLinear> layers,
                   Stream& stream);
 
 // Adds to da of layer l its rows of a_sums (rank, in), and to db and de what follows from G_l, the
-// block of rows of outputs and columns of ranks of layer l in b_sums (out, rank), the rest of which
-// is not used.
+// block of rows of outputs and columns of ranks of layer l in b_sums (out, rank) times c_l; the
+// rest of b_sums is not used.
 void add_gradients(std::span<const LowRankGradients> gradients, const Tensor& a_sums,
                    const Tensor& b_sums, const Group& group, std::span<const LowRankLinear> layers,
                    Stream& stream);

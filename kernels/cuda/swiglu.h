@@ -2,13 +2,13 @@
 // CUDA backend of SwiGLU.
 #pragma once
 
-#include "runtime/stream.h"
-#include "runtime/tensor.h"
+#include "kernels/swiglu.h"
 
 namespace rankwise::cuda {
 
 void swiglu(const Tensor& y, const Tensor& gate, const Tensor& up, Stream& stream);
-void swiglu_backward(const Tensor& dgate, const Tensor& dup, const Tensor& inner, const Tensor& dy,
-                     const Tensor& gate, const Tensor& up, Stream& stream);
+// With scratch memory when there are dots.
+void swiglu_backward(const SwigluGradients& to, const Tensor& dy, const Tensor& gate,
+                     const Tensor& up, Stream& stream);
 
 }  // namespace rankwise::cuda

@@ -20,7 +20,8 @@ pkg_check_modules(sentencepiece REQUIRED IMPORTED_TARGET sentencepiece)
 # sentencepiece's pkg-config file carries -std and -O flags of its own build.
 set_target_properties(PkgConfig::sentencepiece PROPERTIES INTERFACE_COMPILE_OPTIONS "")
 
-# oneDNN is the preferred CPU GEMM, OpenBLAS the fallback; at least one is required.
+# oneDNN is the preferred CPU GEMM, OpenBLAS the fallback. OpenBLAS is required either way: it carries
+# LAPACK, which is called without headers of its own.
 # (Debian's CMake package of it asks for OpenCL; header and library are all that is needed.)
 find_path(ONEDNN_INCLUDE_DIR oneapi/dnnl/dnnl.hpp)
 find_library(ONEDNN_LIBRARY dnnl)
@@ -34,10 +35,7 @@ else()
   message(STATUS "rankwise: oneDNN not found (libdnnl-dev): CPU GEMM by OpenBLAS, slower on adapter shapes")
   set(RANKWISE_HAS_ONEDNN 0)
 endif()
-pkg_check_modules(openblas QUIET IMPORTED_TARGET openblas)
-if(NOT RANKWISE_HAS_ONEDNN AND NOT TARGET PkgConfig::openblas)
-  message(FATAL_ERROR "rankwise needs oneDNN (libdnnl-dev) or OpenBLAS (libopenblas-dev)")
-endif()
+pkg_check_modules(openblas REQUIRED IMPORTED_TARGET openblas)
 
 # CUDA: optional. Without it the build works and every result comes from the CPU backend.
 set(RANKWISE_HAS_CUDA 0)

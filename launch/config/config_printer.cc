@@ -56,6 +56,7 @@ void ConfigPrinter::leaf(const ConfigKey& key, const ConfigLeaf& leaf) {
 }
 
 void ConfigPrinter::section(const ConfigKey& key, const std::function<void()>& describe) {
+  if (!key.unused_because.empty()) return;
   add_line(key.name + ":", key.help);
   indent_ += 2;
   describe();
@@ -88,7 +89,7 @@ void ConfigToJson::leaf(const ConfigKey& key, const ConfigLeaf& leaf) {
 }
 
 void ConfigToJson::section(const ConfigKey& key, const std::function<void()>& describe) {
-  (*current_)[key.name] = visit_object(describe);
+  if (key.unused_because.empty()) (*current_)[key.name] = visit_object(describe);
 }
 
 void ConfigToJson::list(const ConfigKey& key, size_t size, const std::function<void(size_t)>&,

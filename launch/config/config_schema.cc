@@ -6,9 +6,12 @@ namespace rankwise {
 namespace {
 
 constexpr int64_t kMaxCount = 1'000'000'000'000;
+constexpr int64_t kMaxRank = 65536;
 constexpr Range<int64_t> kAtLeastOne = {.min = 1, .max = kMaxCount};
 constexpr Range<int64_t> kNotNegative = {.min = 0, .max = kMaxCount};
 constexpr Range<double> kFraction = {.min = 0.0, .max = 1.0, .max_allowed = false};
+constexpr Range<double> kInner = {
+    .min = 0.0, .max = 1.0, .min_allowed = false, .max_allowed = false};
 constexpr Range<double> kPositive = {.min = 0.0, .min_allowed = false};
 constexpr Range<double> kNotNegativeReal = {.min = 0.0};
 
@@ -32,6 +35,24 @@ void visit_model(ModelSection& model, ConfigVisitor& visitor) {
                                            {"bf16", ComputeType::kBf16}}));
 }
 
+void visit_adalora(AdaptRule& rule, ConfigVisitor& visitor) {
+  AdaLoraSection& adalora = rule.adalora;
+  visitor.leaf({"init_rank", "rank of each matrix at the start", false,
+                rule.from ? "the adapter of `from` brings its own" : ""},
+               integer_leaf(adalora.init_rank, {.min = 1, .max = kMaxRank}));
+  visitor.leaf({"target_rank", "mean rank of the matrices at the end"},
+               integer_leaf(adalora.target_rank, {.min = 1, .max = kMaxRank}));
+  visitor.leaf({"warmup", "at full rank; below 1: fraction of all steps, otherwise steps"},
+               warmup_leaf(adalora.warmup));
+  visitor.leaf({"final", "at the end with one fixed choice; likewise"}, warmup_leaf(adalora.final));
+  visitor.leaf({"interval", "steps between two choices"},
+               integer_leaf(adalora.interval, kAtLeastOne));
+  visitor.leaf({"beta1", "moving average of the sensitivity"}, real_leaf(adalora.beta1, kInner));
+  visitor.leaf({"beta2", "moving average of its uncertainty"}, real_leaf(adalora.beta2, kInner));
+  visitor.leaf({"orth_weight", "of the regulariser, the mean of ||A A^T - I|| and ||B^T B - I||"},
+               real_leaf(adalora.orth_weight, kNotNegativeReal));
+}
+
 void visit_adapt_rule(AdaptRule& rule, ConfigVisitor& visitor) {
   visitor.leaf({"match",
                 "all-linear, or one or several globs on module names "
@@ -39,24 +60,34 @@ void visit_adapt_rule(AdaptRule& rule, ConfigVisitor& visitor) {
                patterns_leaf(rule.match));
   visitor.leaf({"method", "adapters, the weights themselves, or nothing"},
                choice_leaf(rule.method, {{"lora", AdaptMethod::kLora},
+                                         {"dora", AdaptMethod::kDora},
+                                         {"adalora", AdaptMethod::kAdaLora},
                                          {"full", AdaptMethod::kFull},
                                          {"frozen", AdaptMethod::kFrozen}}));
-  const std::string not_lora = rule.method == AdaptMethod::kLora ? "" : "method is not lora";
+  const std::string no_adapter = rule.has_adapter() ? "" : "method has no adapter";
   visitor.leaf({"from", "start from this PEFT adapter folder, with its rank, alpha and rslora",
-                false, not_lora},
+                false, no_adapter},
                optional_leaf(rule.from, text_leaf));
   const std::string not_here =
-      not_lora.empty() && rule.from ? "the adapter of `from` brings its own" : not_lora;
-  visitor.leaf({"rank", "rank of A and B", false, not_here},
-               integer_leaf(rule.rank, {.min = 1, .max = 65536}));
+      no_adapter.empty() && rule.from ? "the adapter of `from` brings its own" : no_adapter;
+  const bool adalora = rule.method == AdaptMethod::kAdaLora;
+  visitor.leaf({"rank", "rank of A and B", false,
+                adalora ? "method adalora has adalora.init_rank" : not_here},
+               integer_leaf(rule.rank, {.min = 1, .max = kMaxRank}));
   visitor.leaf({"alpha", "scale of the adapter: alpha / rank", false, not_here},
                real_leaf(rule.alpha, kPositive));
-  visitor.leaf({"rslora", "scale alpha / sqrt(rank) instead", false, not_here},
+  visitor.leaf({"rslora", "scale alpha / sqrt(rank) instead", false,
+                adalora ? "method adalora scales by alpha / init_rank" : not_here},
                flag_leaf(rule.rslora));
-  visitor.leaf({"dropout", "on the adapter's input, in training", false, not_lora},
+  const bool dora = rule.method == AdaptMethod::kDora;
+  visitor.leaf({"dropout", "on the adapter's input, in training", false,
+                dora ? "method dora makes adapter and base weight one product" : no_adapter},
                real_leaf(rule.dropout, kFraction));
-  visitor.leaf({"lr_ratio_b", "LoRA+: learning rate of B over that of A", false, not_lora},
+  visitor.leaf({"lr_ratio_b", "LoRA+: learning rate of B over that of A", false, no_adapter},
                real_leaf(rule.lr_ratio_b, kPositive));
+  visitor.section(
+      {"adalora", "which singular values stay", false, adalora ? "" : "method is not adalora"},
+      [&] { visit_adalora(rule, visitor); });
 }
 
 void visit_data_source(DataSource& source, ConfigVisitor& visitor) {

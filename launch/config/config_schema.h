@@ -24,7 +24,8 @@ class ConfigVisitor {
   virtual ~ConfigVisitor() = default;
 
   virtual void leaf(const ConfigKey& key, const ConfigLeaf& leaf) = 0;
-  // `describe` visits the keys of the section.
+  // `describe` visits the keys of the section. When key.unused_because is set, so is that of all of
+  // them.
   virtual void section(const ConfigKey& key, const std::function<void()>& describe) = 0;
   // A list of sections: `resize` sets the number of items to their defaults, `describe` visits item
   // i.

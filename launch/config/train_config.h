@@ -23,7 +23,7 @@ enum class DeviceChoice { kAuto, kCpu, kCuda };
 enum class BaseQuantization { kNone, kNf4 };
 enum class ModelInit { kWeights, kRandom };
 enum class ComputeType { kAuto, kFp32, kBf16 };
-enum class AdaptMethod { kLora, kFull, kFrozen };
+enum class AdaptMethod { kLora, kDora, kAdaLora, kFull, kFrozen };
 enum class PromptTemplate { kNone };
 enum class OptimizerName { kAdamW };
 
@@ -36,17 +36,43 @@ struct ModelSection {
   bool operator==(const ModelSection&) const = default;
 };
 
+// `warmup`: below 1 a fraction of all steps, otherwise a number of steps.
+struct Warmup {
+  double value = 0.03;
+  int64_t steps(int64_t total_steps) const;
+  bool operator==(const Warmup&) const = default;
+};
+
+// Budget of AdaLoRA's singular values (RankSchedule) and weight of its regulariser.
+struct AdaLoraSection {
+  int64_t init_rank = 12;
+  int64_t target_rank = 8;
+  Warmup warmup = {0.1};
+  Warmup final = {0.3};  // fraction or steps at the end, as `warmup` at the beginning
+  int64_t interval = 10;
+  double beta1 = 0.85;
+  double beta2 = 0.85;
+  double orth_weight = 0.5;
+  bool operator==(const AdaLoraSection&) const = default;
+};
+
 // Which modules train, and how. The first matching rule wins (module_pattern.h).
 struct AdaptRule {
   std::vector<std::string> match = {"all-linear"};  // "all-linear" or globs on HF module names
   AdaptMethod method = AdaptMethod::kLora;
-  // Of lora. With `from`, rank, alpha and rslora are those of the folder and may not be given here.
+  // Of adapters. With `from`, rank, alpha and rslora are those of the folder and may not be given
+  // here; AdaLoRA has its own ranks, and neither it has rslora nor DoRA dropout.
   int64_t rank = 16;
   double alpha = 32.0;
   double dropout = 0.0;
   std::optional<std::string> from;  // PEFT adapter folder to start from
   bool rslora = false;
-  double lr_ratio_b = 1.0;  // learning rate of B over that of A (LoRA+)
+  double lr_ratio_b = 1.0;  // learning rate of B and magnitudes over that of A (LoRA+)
+  AdaLoraSection adalora = {};
+
+  bool has_adapter() const {
+    return method != AdaptMethod::kFull && method != AdaptMethod::kFrozen;
+  }
   bool operator==(const AdaptRule&) const = default;
 };
 
@@ -71,13 +97,6 @@ struct TrainSection {
   std::optional<Recompute> recompute;  // unset: auto, the memory plan decides
   bool deterministic = false;          // the same bits in every run on CUDA; the CPU always does so
   bool operator==(const TrainSection&) const = default;
-};
-
-// `warmup`: below 1 a fraction of all steps, otherwise a number of steps.
-struct Warmup {
-  double value = 0.03;
-  int64_t steps(int64_t total_steps) const;
-  bool operator==(const Warmup&) const = default;
 };
 
 struct OptimSection {

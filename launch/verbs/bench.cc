@@ -106,7 +106,12 @@ void BenchOptions::add_to(CLI::App& app) {
   app.add_option("--tokens", shape.tokens, "tokens of one document")->check(CLI::PositiveNumber);
   app.add_option("--batch", shape.batch, "documents of the micro-batch")
       ->check(CLI::PositiveNumber);
-  app.add_option("--rank", shape.lora_rank, "LoRA rank")->check(CLI::PositiveNumber);
+  add_choice<AdaptMethod>(app, "--method", shape.method,
+                          {{"lora", AdaptMethod::kLora},
+                           {"dora", AdaptMethod::kDora},
+                           {"adalora", AdaptMethod::kAdaLora}},
+                          "adapters of the step");
+  app.add_option("--rank", shape.lora_rank, "of the adapters")->check(CLI::PositiveNumber);
   add_quant_option(app, shape.quantize_nf4, "base weights of the step");
   app.add_option("--tensor", shape.tensor, "of the ranks of a step, those that share the model")
       ->check(CLI::PositiveNumber);

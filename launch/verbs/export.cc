@@ -9,8 +9,7 @@
 #include "launch/model_files.h"
 #include "launch/output_folder.h"
 #include "launch/verbs/choice_options.h"
-#include "model/adapters/lora_adapter.h"
-#include "model/adapters/peft_folder.h"
+#include "model/adapters/adapter_registry.h"
 #include "model/hf_folder.h"
 #include "runtime/io/safetensors.h"
 
@@ -20,7 +19,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kPeftPrefix = "base_model.model.";
-constexpr std::string_view kLoraA = ".lora_A.weight";
 
 struct Source {
   std::string folder;
@@ -62,29 +60,29 @@ TokenizerFiles tokenizer_of(const std::string& folder) {
 }
 
 // Adapters of the shapes that the folder's tensors have: the base itself is not needed.
-std::vector<std::unique_ptr<LoraAdapter>> adapters_in(
+std::vector<std::unique_ptr<Adapter>> adapters_in(
     const SafetensorsFile& file, const PeftConfig& config,
     std::vector<std::pair<std::string, Adapter*>>& by_module, Arena& arena, Stream& stream) {
-  std::vector<std::unique_ptr<LoraAdapter>> adapters;
+  const std::string suffix = config.adalora ? "" : ".weight";
+  const std::string ending = ".lora_A" + suffix;
+  std::vector<std::unique_ptr<Adapter>> adapters;
   for (const SafetensorsEntry& a : file.entries()) {
-    if (!a.name.starts_with(kPeftPrefix) || !a.name.ends_with(kLoraA)) continue;
+    if (!a.name.starts_with(kPeftPrefix) || !a.name.ends_with(ending)) continue;
     const std::string module =
-        a.name.substr(kPeftPrefix.size(), a.name.size() - kPeftPrefix.size() - kLoraA.size());
-    const SafetensorsEntry& b = file.at(fmt::format("{}{}.lora_B.weight", kPeftPrefix, module));
+        a.name.substr(kPeftPrefix.size(), a.name.size() - kPeftPrefix.size() - ending.size());
+    const SafetensorsEntry& b = file.at(fmt::format("{}{}.lora_B{}", kPeftPrefix, module, suffix));
     if (a.shape.rank() != 2 || b.shape.rank() != 2) {
       throw FormatError(fmt::format("{}: {}: A {} and B {} are not both matrices", file.path(),
                                     module, to_string(a.shape), to_string(b.shape)));
     }
     const LinearSite site{module, a.shape.dim(1), b.shape.dim(0), ShardSpec::replicated()};
-    const LoraOptions options{.rank = config.rank_of(module),
-                              .alpha = config.alpha_of(module),
-                              .rslora = config.use_rslora};
-    adapters.push_back(std::make_unique<LoraAdapter>(site, options, /*seed=*/0, arena, stream));
+    adapters.push_back(
+        make_adapter(site, adapter_options(config, module), /*seed=*/0, arena, stream));
     by_module.emplace_back(module, adapters.back().get());
   }
   if (adapters.empty()) {
     throw FormatError(
-        fmt::format("{}: no tensor named {}<module>{}", file.path(), kPeftPrefix, kLoraA));
+        fmt::format("{}: no tensor named {}<module>{}", file.path(), kPeftPrefix, ending));
   }
   return adapters;
 }
@@ -102,13 +100,17 @@ void export_adapter(const std::string& output, ExportReport& report) {
   const SafetensorsFile file(report.source + "/adapter_model.safetensors");
   const auto adapters = adapters_in(file, config, by_module, arena, stream);
   load_peft_weights(report.source, by_module, stream);
-  report.changes_nothing = true;
+  // The factor that starts as 0. Magnitudes of DoRA change something whatever B is.
+  const ParameterRole zero_at_first =
+      config.adalora ? ParameterRole::kLoraE : ParameterRole::kLoraB;
+  report.changes_nothing = !config.use_dora;
+  report.zero_factor = config.adalora ? "lora_E" : "lora_B";
   for (const auto& adapter : adapters) {
     for (const Parameter* parameter : adapter->parameters()) {
       ++report.tensors;
       report.elements += parameter->dense().numel();
-      const bool is_b = parameter->role == ParameterRole::kLoraB;
-      if (is_b && !is_zero(parameter->dense())) report.changes_nothing = false;
+      if (parameter->role != zero_at_first) continue;
+      if (!is_zero(parameter->dense())) report.changes_nothing = false;
     }
   }
   write_peft_folder(output, config, by_module, tokenizer_of(report.source), stream);
@@ -150,7 +152,8 @@ class ExportVerb : public Verb {
                report.is_adapter ? "PEFT adapter" : "model", report.source, report.tensors,
                report.elements);
     if (report.changes_nothing) {
-      fmt::print(context.out, "warning: every lora_B is zero, this adapter changes nothing\n");
+      fmt::print(context.out, "warning: every {} is zero, this adapter changes nothing\n",
+                 report.zero_factor);
     }
     return static_cast<int>(ExitCode::kDone);
   }

@@ -23,7 +23,8 @@ struct ExportReport {
   std::string source;  // the folder that was exported
   int64_t tensors = 0;
   int64_t elements = 0;
-  bool changes_nothing = false;  // every lora_B is zero
+  std::string zero_factor;       // "lora_B" or "lora_E", of adapters
+  bool changes_nothing = false;  // every such factor is zero
 };
 
 // Reads everything back in and checks it before it is written: values are unchanged. ConfigError

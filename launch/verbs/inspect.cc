@@ -145,9 +145,14 @@ class InspectVerb : public Verb {
   void inspect_adapter(std::ostream& out) const {
     const PeftConfig config = read_peft_config(path_);
     out << fmt::format("adapter folder: {}\n", path_);
-    out << fmt::format("method       {}, rank {}, alpha {}{}, dropout {}\n", config.peft_type,
-                       config.r, config.lora_alpha, config.use_rslora ? " (rslora)" : "",
-                       config.lora_dropout);
+    const int64_t rank = config.adalora ? config.adalora->init_r : config.r;
+    out << fmt::format("method       {}{}, rank {}, alpha {}{}, dropout {}\n", config.peft_type,
+                       config.use_dora ? " (DoRA)" : "", rank, config.lora_alpha,
+                       config.use_rslora ? " (rslora)" : "", config.lora_dropout);
+    if (config.adalora) {
+      out << fmt::format("budget       from rank {} to a mean of {}\n", rank,
+                         config.adalora->target_r);
+    }
     out << fmt::format("base         {}\n", config.base_model_name_or_path);
     out << fmt::format("targets      {}\n", fmt::join(config.target_modules, ", "));
     inspect_safetensors(path_ + "/adapter_model.safetensors", out);

@@ -48,6 +48,7 @@ std::unique_ptr<Verb> make_export_verb();
 std::unique_ptr<Verb> make_generate_verb();
 std::unique_ptr<Verb> make_bench_verb();
 std::unique_ptr<Verb> make_inspect_verb();
+std::unique_ptr<Verb> make_analyze_verb();
 std::unique_ptr<Verb> make_doctor_verb();
 std::unique_ptr<Verb> make_demo_verb();
 

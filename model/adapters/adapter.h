@@ -41,19 +41,26 @@ struct AdapterSaved {
   virtual ~AdapterSaved() = default;
 };
 
-// y += scale * ((x a^T) * e) b^T with a (rank, in), b (out, rank), e (rank; undefined: ones): this
-// rank's slices of the replicated matrices, and of their gradients where those exist.
+// y += scale * ((x a^T) * e) b^T with a (rank, in), b (out, rank), e (rank; undefined: ones), and
+// then all of y, the base weight's part too, times c (out; undefined: ones): this rank's slices of
+// the replicated matrices, and of their gradients where those exist.
 struct LowRankTerm {
   Tensor a, b, e;
   LowRankGradients gradients;
   float scale = 0.0f;
+  Tensor c = {};
 
-  LowRankLinear beside(const Weight* weight) const { return {weight, a, b, scale, e}; }
+  LowRankLinear beside(const Weight* weight) const { return {weight, a, b, scale, e, c}; }
 };
 
 class Adapter {
  public:
   virtual ~Adapter() = default;
+
+  // Before each use beside `weight`, this rank's part of the base: what the adapter derives from it
+  // and its own parameters is made anew after parameters_changed(), and only then.
+  virtual void prepare(const Weight& /*weight*/, ForwardContext& /*context*/) {}
+  virtual void parameters_changed() {}
 
   // Defined when such a term is all that this adapter does in this pass: then the linear layer
   // computes it together with its base weight, and forward and backward are not called.
@@ -67,9 +74,14 @@ class Adapter {
   // be undefined (not wanted). Activations are of context.compute, rows strided on CUDA.
   virtual void backward(const Tensor& dx, const Tensor& dy, const Tensor& x,
                         const AdapterSaved& saved, ForwardContext& context) = 0;
+  // Whether backward needs the sums over tokens of the layer's outputs (T, out of this rank; where
+  // the ranks' outputs are summands, their sum) and their gradients: dots (out) F32
+  // (kernels/column_dots.h), from which the adapter accumulates gradients.
+  virtual bool wants_output_dots() const { return false; }
+  virtual void backward_output_dots(const Tensor& /*dots*/, ForwardContext& /*context*/) {}
   // Parameters in the order backward finishes them.
   virtual std::vector<Parameter*> parameters() = 0;
-  // w (out, in) F32, on the adapter's device, += the adapter's change of the weight.
+  // w (out, in) F32, on the adapter's device, the whole base weight: becomes the adapted one.
   virtual void merge_into(const Tensor& w, Stream& stream) const = 0;
   virtual std::string method() const = 0;  // "lora"
   virtual int64_t rank() const = 0;        // of its low-rank term, 0 when it never has one

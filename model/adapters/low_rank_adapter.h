@@ -33,10 +33,12 @@ class LowRankAdapter : public Adapter {
   // What the initial values of "<module>.<name>" are drawn from.
   Rng rng_of(const std::string& name, uint64_t seed) const;
 
+  LowRankTerm term() const;
+  const LinearSite& site() const { return site_; }
+
   Parameter a_, b_, e_;
 
  private:
-  LowRankTerm term() const;
   void apply_dropout(const Tensor& y, const Tensor& x, ForwardContext& context) const;
 
   LinearSite site_;

@@ -33,25 +33,16 @@ const char* const kDefaults = R"({
   "use_dora": false, "use_qalora": false, "use_rslora": false, "velora_config": null
 })";
 
+constexpr std::string_view kTriplets = ".lora_E";  // ends the keys of AdaLoRA's rank_pattern
+
 // Keys whose value must be null, false, empty or "none": anything else changes what is computed or
 // which tensors belong to the adapter.
 constexpr std::array kUnsupported = {
-    "alora_invocation_tokens",
-    "arrow_config",
-    "bias",
-    "fan_in_fan_out",
-    "kasa_config",
-    "layer_replication",
-    "layers_pattern",
-    "layers_to_transform",
-    "lora_bias",
-    "modules_to_save",
-    "monteclora_config",
-    "target_parameters",
-    "trainable_token_indices",
-    "use_bdlora",
-    "use_dora",
-    "use_qalora",
+    "alora_invocation_tokens", "arrow_config",        "bias",
+    "fan_in_fan_out",          "kasa_config",         "layer_replication",
+    "layers_pattern",          "layers_to_transform", "lora_bias",
+    "modules_to_save",         "monteclora_config",   "target_parameters",
+    "trainable_token_indices", "use_bdlora",          "use_qalora",
     "velora_config",
 };
 
@@ -65,9 +56,12 @@ bool is_off(const Json& value) {
 }
 
 void refuse_unsupported(const ConfigReader& reader) {
-  if (reader.text("peft_type") != "LORA") {
-    reader.fail("peft_type",
-                fmt::format("\"{}\" is not supported; known: LORA", reader.text("peft_type")));
+  const std::string type = reader.text("peft_type");
+  if (type != "LORA" && type != "ADALORA") {
+    reader.fail("peft_type", fmt::format("\"{}\" is not supported; known: LORA, ADALORA", type));
+  }
+  if (type == "ADALORA" && reader.boolean_or("use_dora", false)) {
+    reader.fail("use_dora", "is not supported with peft_type ADALORA");
   }
   for (const char* key : kUnsupported) {
     if (reader.has(key) && !is_off(reader.at(key))) {
@@ -122,6 +116,49 @@ void read_patterns(const ConfigReader& reader, const std::string& key, PatternTa
   }
 }
 
+int64_t count_or(const ConfigReader& reader, const std::string& key, int64_t otherwise) {
+  if (reader.has(key) && reader.at(key) == 0) return 0;
+  return reader.positive_or(key, otherwise);
+}
+
+std::vector<bool> read_mask(const ConfigReader& table, const std::string& key, int64_t length) {
+  const Json& value = table.at(key);
+  if (!value.is_array() || !std::ranges::all_of(value, &Json::is_boolean)) {
+    table.fail(key, "expected a list of true and false");
+  }
+  if (std::ssize(value) != length) {
+    table.fail(key, fmt::format("{} values, init_r is {}", value.size(), length));
+  }
+  return value.get<std::vector<bool>>();
+}
+
+AdaLoraSettings read_adalora(const ConfigReader& reader) {
+  AdaLoraSettings out;
+  out.init_r = reader.positive_or("init_r", out.init_r);
+  out.target_r = count_or(reader, "target_r", out.target_r);
+  out.tinit = count_or(reader, "tinit", out.tinit);
+  out.tfinal = count_or(reader, "tfinal", out.tfinal);
+  out.delta_t = reader.positive_or("deltaT", out.delta_t);
+  out.beta1 = reader.real_or("beta1", out.beta1);
+  out.beta2 = reader.real_or("beta2", out.beta2);
+  out.orth_reg_weight = reader.real_or("orth_reg_weight", out.orth_reg_weight);
+  out.total_step = reader.positive("total_step");
+  if (out.tinit >= out.total_step - out.tfinal) {
+    reader.fail("total_step", fmt::format("{} steps leave none between tinit {} and tfinal {}",
+                                          out.total_step, out.tinit, out.tfinal));
+  }
+  if (!(reader.real_or("lora_alpha", 8.0) > 0.0)) {
+    reader.fail("lora_alpha", "must be greater than 0 with peft_type ADALORA");
+  }
+  if (!reader.has("rank_pattern")) return out;
+  const ConfigReader table = reader.object("rank_pattern");
+  for (const auto& [key, value] : reader.at("rank_pattern").items()) {
+    if (!key.ends_with(kTriplets)) table.fail(key, "expected a name that ends in .lora_E");
+    out.kept[key.substr(0, key.size() - kTriplets.size())] = read_mask(table, key, out.init_r);
+  }
+  return out;
+}
+
 template <class T>
 T first_match(const PatternTable<T>& patterns, const std::string& module, T otherwise) {
   for (const auto& [pattern, value] : patterns) {
@@ -162,13 +199,30 @@ void set(nlohmann::json& json, const char* key, const nlohmann::json& value) {
   if (json[key] != value) json[key] = value;
 }
 
+void set_adalora(nlohmann::json& json, const AdaLoraSettings& settings) {
+  set(json, "init_r", settings.init_r);
+  set(json, "target_r", settings.target_r);
+  set(json, "tinit", settings.tinit);
+  set(json, "tfinal", settings.tfinal);
+  set(json, "deltaT", settings.delta_t);
+  set(json, "beta1", settings.beta1);
+  set(json, "beta2", settings.beta2);
+  set(json, "orth_reg_weight", settings.orth_reg_weight);
+  set(json, "total_step", settings.total_step);
+  nlohmann::json pattern;  // null when nothing was pruned
+  for (const auto& [module, kept] : settings.kept) pattern[module + std::string(kTriplets)] = kept;
+  set(json, "rank_pattern", pattern);
+}
+
 }  // namespace
 
 int64_t PeftConfig::rank_of(const std::string& module) const {
+  if (adalora) return adalora->init_r;
   return first_match(rank_pattern, module, r);
 }
 
 double PeftConfig::alpha_of(const std::string& module) const {
+  if (adalora) return lora_alpha;
   return first_match(alpha_pattern, module, lora_alpha);
 }
 
@@ -182,6 +236,7 @@ PeftConfig parse_peft_config(const Json& json, const std::string& source) {
   refuse_unsupported(reader);
   PeftConfig config;
   config.source = json;
+  config.peft_type = reader.text("peft_type");
   config.base_model_name_or_path = reader.text_or("base_model_name_or_path", "");
   config.r = reader.positive_or("r", config.r);
   config.lora_alpha = reader.real_or("lora_alpha", config.lora_alpha);
@@ -190,12 +245,17 @@ PeftConfig parse_peft_config(const Json& json, const std::string& source) {
     reader.fail("lora_dropout", "must be at least 0 and less than 1");
   }
   config.use_rslora = reader.boolean_or("use_rslora", false);
+  config.use_dora = reader.boolean_or("use_dora", false);
   read_modules(reader, "target_modules", config.target_modules, config.target_is_regex);
   if (config.target_modules.empty()) reader.fail("target_modules", "missing");
   read_modules(reader, "exclude_modules", config.exclude_modules, config.exclude_is_regex);
-  read_patterns(
-      reader, "rank_pattern", config.rank_pattern,
-      [](const ConfigReader& table, const std::string& key) { return table.positive(key); });
+  if (config.peft_type == "ADALORA") {
+    config.adalora = read_adalora(reader);
+  } else {
+    read_patterns(
+        reader, "rank_pattern", config.rank_pattern,
+        [](const ConfigReader& table, const std::string& key) { return table.positive(key); });
+  }
   read_patterns(reader, "alpha_pattern", config.alpha_pattern,
                 [](const ConfigReader& table, const std::string& key) { return table.real(key); });
   return config;
@@ -207,6 +267,7 @@ PeftConfig read_peft_config(const std::string& folder) {
 }
 
 std::string peft_config_text(const PeftConfig& config) {
+  RW_ASSERT((config.peft_type == "ADALORA") == config.adalora.has_value(), "{}", config.peft_type);
   nlohmann::json json = nlohmann::json::parse(kDefaults);  // sorted by key, nested objects too
   if (config.source.is_object()) json.update(nlohmann::json(config.source));
   const std::string& base = config.base_model_name_or_path;
@@ -217,10 +278,15 @@ std::string peft_config_text(const PeftConfig& config) {
   set(json, "lora_alpha", number(config.lora_alpha));
   set(json, "lora_dropout", config.lora_dropout);
   set(json, "use_rslora", config.use_rslora);
+  set(json, "use_dora", config.use_dora);
   set(json, "target_modules", modules_json(config.target_modules, config.target_is_regex));
   set(json, "exclude_modules", modules_json(config.exclude_modules, config.exclude_is_regex));
-  set(json, "rank_pattern", patterns_json(config.rank_pattern));
   set(json, "alpha_pattern", patterns_json(config.alpha_pattern));
+  if (config.adalora) {
+    set_adalora(json, *config.adalora);
+  } else {
+    set(json, "rank_pattern", patterns_json(config.rank_pattern));
+  }
   return json.dump(2, ' ', true);
 }
 

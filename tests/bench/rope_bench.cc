@@ -8,18 +8,36 @@
 namespace rankwise {
 namespace {
 
-void rope_rotate(benchmark::State& state) {
+struct Call {
+  explicit Call(const benchmark::State& state)
+      : q(bench::random_tensor(arena, {512, state.range(0), state.range(1)})),
+        k(bench::random_tensor(arena, {512, state.range(0) / 4, state.range(1)})),
+        cos(bench::random_tensor(arena, {512, state.range(1) / 2})),
+        sin(bench::random_tensor(arena, cos.shape())) {}
+  double bytes() const { return static_cast<double>(q.bytes() + k.bytes()); }
   Arena arena;
   Stream stream;
-  const int64_t tokens = 512;
-  const Tensor q = bench::random_tensor(arena, {tokens, state.range(0), state.range(1)});
-  const Tensor k = bench::random_tensor(arena, {tokens, state.range(0) / 4, state.range(1)});
-  const Tensor cos = bench::random_tensor(arena, {tokens, state.range(1) / 2});
-  const Tensor sin = bench::random_tensor(arena, {tokens, state.range(1) / 2});
-  for (auto _ : state) rope(q, k, cos, sin, false, stream);
-  bench::count_bytes(state, 2.0 * static_cast<double>(q.bytes() + k.bytes()));  // reads and writes
+  Tensor q, k, cos, sin;
+};
+
+void rope_rotate(benchmark::State& state) {
+  Call c(state);
+  for (auto _ : state) rope(c.q, c.k, c.cos, c.sin, c.stream);
+  bench::count_bytes(state, 2.0 * c.bytes());  // reads and writes
 }
 BENCHMARK(rope_rotate)->Args({8, 32})->Args({4, 64})->Args({64, 128});
+
+void rope_backward_with_dots(benchmark::State& state) {
+  Call c(state);
+  const Tensor dq = bench::random_tensor(c.arena, c.q.shape());
+  const Tensor dk = bench::random_tensor(c.arena, c.k.shape());
+  const ColumnDots q_dots{bench::random_tensor(c.arena, {c.q.dim(1) * c.q.dim(2)})};
+  const ColumnDots k_dots{bench::random_tensor(c.arena, {c.k.dim(1) * c.k.dim(2)})};
+  const RopeForward forward{c.q, c.k, q_dots, k_dots};
+  for (auto _ : state) rope_backward(dq, dk, c.cos, c.sin, forward, c.stream);
+  bench::count_bytes(state, 3.0 * c.bytes());
+}
+BENCHMARK(rope_backward_with_dots)->Args({8, 32})->Args({4, 64})->Args({64, 128});
 
 void rope_build_tables(benchmark::State& state) {
   Arena arena;

@@ -126,7 +126,7 @@ class StepTable {
     fill(sin, 0.0f, bench_.stream());
     fill(cos, 1.0f, bench_.stream());
     add("rope, forward and backward", 2.0 * layers_ + again_, kBytes,
-        moved(2 * (heads + groups) * dim), [&] { rope(q, k, cos, sin, false, bench_.stream()); });
+        moved(2 * (heads + groups) * dim), [&] { rope(q, k, cos, sin, bench_.stream()); });
   }
 
   void add_attention() {
@@ -149,7 +149,8 @@ class StepTable {
     add("swiglu", layers_ + again_, kBytes, moved(3 * width),
         [&] { swiglu(inner, gate, up, bench_.stream()); });
     add("swiglu backward, with the output again", layers_, kBytes, moved(6 * width), [&] {
-      swiglu_backward(gradients.parts[1], gradients.parts[0], inner, dy, gate, up, bench_.stream());
+      swiglu_backward({gradients.parts[1], gradients.parts[0], inner}, dy, gate, up,
+                      bench_.stream());
     });
   }
 

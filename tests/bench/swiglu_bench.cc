@@ -28,10 +28,20 @@ BENCHMARK(swiglu_forward)->Args({512, 688})->Args({2048, 11008});
 
 void swiglu_backward(benchmark::State& state) {
   Call c(state);
-  for (auto _ : state) swiglu_backward(c.dgate, c.dup, Tensor{}, c.y, c.gate, c.up, c.stream);
+  for (auto _ : state) swiglu_backward({c.dgate, c.dup}, c.y, c.gate, c.up, c.stream);
   bench::count_bytes(state, 5.0 * static_cast<double>(c.y.bytes()));  // reads 3, writes 2
 }
 BENCHMARK(swiglu_backward)->Args({512, 688})->Args({2048, 11008});
+
+void swiglu_backward_with_dots(benchmark::State& state) {
+  Call c(state);
+  const ColumnDots gate_dots{bench::random_tensor(c.arena, {c.gate.dim(1)})};
+  const ColumnDots up_dots{bench::random_tensor(c.arena, {c.gate.dim(1)})};
+  const SwigluGradients to{c.dgate, c.dup, {}, gate_dots, up_dots};
+  for (auto _ : state) swiglu_backward(to, c.y, c.gate, c.up, c.stream);
+  bench::count_bytes(state, 5.0 * static_cast<double>(c.y.bytes()));
+}
+BENCHMARK(swiglu_backward_with_dots)->Args({512, 688})->Args({2048, 11008});
 
 }  // namespace
 }  // namespace rankwise

@@ -182,9 +182,12 @@ std::vector<BadFolder> bad_adapters() {
        peft("/target_modules", {"c_attn"}),
        {kAdapterFile, "lora_"}},
       {"AdapterOfAnotherMethod",
-       peft("/peft_type", "ADALORA"),
-       {"adapter_config.json", "peft_type", "ADALORA"}},
-      {"AdapterOfAnotherVariant", peft("/use_dora", true), {"adapter_config.json", "use_dora"}},
+       peft("/peft_type", "IA3"),
+       {"adapter_config.json", "peft_type", "IA3"}},
+      {"AdapterOfAnotherVariant", peft("/use_qalora", true), {"adapter_config.json", "use_qalora"}},
+      {"DoraWithoutMagnitudes",
+       peft("/use_dora", true),
+       {"adapter_model.safetensors", "lora_magnitude_vector"}},
   };
 }
 

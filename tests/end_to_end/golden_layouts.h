@@ -36,8 +36,9 @@ class GoldenLayouts {
                      const std::vector<std::string>& overrides, Device device = {}) const {
     SCOPED_TRACE(fmt::format("{} on {} ranks", fmt::join(overrides, " "), world().size()));
     const SmallRunResult result = train(config(overrides), world(), device);
-    ASSERT_EQ(expected.losses.size(), 60u);
+    ASSERT_FALSE(expected.losses.empty());
     ASSERT_EQ(result.losses.size(), expected.losses.size());
+    EXPECT_TRUE(result.kept == expected.kept) << "AdaLoRA keeps other triplets";
     double worst = 0.0;
     for (size_t step = 0; step < expected.losses.size(); ++step) {
       worst = std::max(worst, std::abs(result.losses[step] / expected.losses[step] - 1.0));

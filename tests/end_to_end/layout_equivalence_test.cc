@@ -49,6 +49,26 @@ TEST(LayoutEquivalence, AccumulationOneTwoAndFourGiveTheSameLosses) {
   }
 }
 
+// One choice of triplets and one regulariser for each optimizer step, not for each micro-batch.
+TEST(LayoutEquivalence, AccumulationDoesNotChangeWhatAdaLoraCounts) {
+  const SmallRun run;
+  const auto train_with = [&](const char* micro_batch) {
+    return train_alone(
+        run.config({"adapt.0={method: adalora, alpha: 8, adalora: {init_rank: 4, "
+                    "target_rank: 2, warmup: 1, final: 2, interval: 1}}",
+                    "train.steps=8", micro_batch}));
+  };
+  const SmallRunResult one = train_with("train.micro_batch=8");
+  ASSERT_EQ(one.kept.size(), 8u);
+  EXPECT_NE(one.kept.front(), one.kept.back());
+  for (const char* micro_batch : {"train.micro_batch=4", "train.micro_batch=2"}) {
+    SCOPED_TRACE(micro_batch);
+    const SmallRunResult accumulated = train_with(micro_batch);
+    expect_close(accumulated, one);
+    EXPECT_EQ(accumulated.kept, one.kept);
+  }
+}
+
 TEST(LayoutEquivalence, RanksTimesAccumulationGiveTheSameLosses) {
   const SmallRun run;
   const SmallRunResult alone = train_alone(run.config({"train.micro_batch=8"}));

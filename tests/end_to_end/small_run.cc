@@ -96,6 +96,7 @@ SmallRunResult train(const TrainConfig& config, Communicator& world, Device devi
     const StepMeasurement measurement = trainer.train_step(step, loader.next_step());
     result.losses.push_back(measurement.loss);
     result.norms.push_back(measurement.gradient_norm);
+    if (trainer.adalora() != nullptr) result.kept.push_back(trainer.adalora()->kept(stream));
     result.adapter = replicated_weights(trainer.model(), stream);
     const std::string digest = sha256_hex(std::as_bytes(std::span(result.adapter)));
     for (const std::string& other : world.gather_text(digest, "digests of the adapters")) {

@@ -3,6 +3,7 @@
 // directly.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -40,6 +41,8 @@ struct SmallRunResult {
   std::vector<double> losses;
   std::vector<double> norms;
   std::vector<float> adapter;  // all replicated weights after the last step
+  // Of AdaLoRA, after every step: the triplets of each module that stay.
+  std::vector<std::map<std::string, std::vector<bool>>> kept;
 };
 
 // Trains on `world` and returns this rank's view, after checking in every step that all ranks hold

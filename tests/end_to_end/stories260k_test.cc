@@ -3,6 +3,8 @@
 // losses.
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "tests/end_to_end/golden_run.h"
 #include "tests/support/program.h"
 
@@ -23,6 +25,74 @@ TEST(Stories260k, GoldenLoraRunHasTheReferenceLossesOnTwoRanks) {
   const std::vector<double> eval = read_metric(folder.file("run/metrics.jsonl"), "eval_loss");
   ASSERT_EQ(eval.size(), 1u);
   EXPECT_NEAR(eval[0], 2.3255, 0.005);
+}
+
+// The evaluation loss that `evaluate` prints.
+double printed_loss(const std::vector<std::string>& arguments) {
+  const ProgramResult result = run_rankwise(arguments);
+  EXPECT_EQ(result.exit_code, 0) << result.errors;
+  const size_t place = result.output.find("\nloss ");
+  if (place == std::string::npos) return std::nan("");
+  return std::stod(result.output.substr(place + 6));
+}
+
+TEST(Stories260k, GoldenAdaLoraRunHasTheReferenceLossesAndRanksOnTwoRanks) {
+  RW_REQUIRE_SHARED();
+  const ScratchFolder folder;
+  const std::string run = golden_run(folder);
+  const ProgramResult result = run_rankwise(
+      {"train", run,
+       fmt::format("adapt.0={{method: adalora, from: {}/golden/stories260k/adalora_init, adalora: "
+                   "{{target_rank: 4, warmup: 10, final: 15, interval: 5}}}}",
+                   shared_folder())},
+      2);
+  ASSERT_EQ(result.exit_code, 0) << result.errors;
+  const Json golden =
+      read_json_file(shared_folder() + "/golden/stories260k/expected.json").at("adalora");
+  const std::string metrics = folder.file("run/metrics.jsonl");
+  const std::vector<double> losses = read_metric(metrics, "loss");
+  const std::vector<double> orthogonality = read_metric(metrics, "orth_loss");
+  ASSERT_EQ(losses.size(), 60u);
+  ASSERT_EQ(orthogonality.size(), 60u);
+  for (size_t step = 0; step < losses.size(); ++step) {
+    const double expected = golden["losses"][step].get<double>();
+    EXPECT_NEAR(losses[step] + orthogonality[step], expected, 2e-4 * expected) << "step " << step;
+  }
+  EXPECT_EQ(read_metric(metrics, "adalora_active"),
+            golden["active_ranks"].get<std::vector<double>>());
+  EXPECT_EQ(read_metric(metrics, "adalora_budget").back(), 140.0);
+  // PEFT adds the regulariser to the loss of an evaluation, too.
+  const double eval = read_metric(metrics, "eval_loss").back();
+  EXPECT_NEAR(eval + orthogonality.back(), golden["final_eval_loss"].get<double>(), 0.01);
+
+  // The pruned folder is the same adapter.
+  const std::string adapter = folder.file("run/adapter");
+  EXPECT_NEAR(printed_loss({"evaluate", run, "--adapter", adapter}), eval, 1e-5);
+  const SafetensorsFile file(adapter + "/adapter_model.safetensors");
+  int64_t triplets = 0;
+  for (const SafetensorsEntry& entry : file.entries()) {
+    if (entry.name.ends_with("lora_E")) triplets += entry.shape.dim(0);
+  }
+  EXPECT_EQ(triplets, 140);
+}
+
+TEST(Stories260k, DoraTrainsExportsAndMergesThroughTheProgram) {
+  RW_REQUIRE_SHARED();
+  const ScratchFolder folder;
+  const std::string run = golden_run(folder);
+  const ProgramResult result = run_rankwise(
+      {"train", run, "adapt.0={method: dora, rank: 8, alpha: 16}", "train.steps=20"}, 2);
+  ASSERT_EQ(result.exit_code, 0) << result.errors;
+  const double eval = read_metric(folder.file("run/metrics.jsonl"), "eval_loss").back();
+  EXPECT_LT(eval, 3.0);  // 4.30 before
+  const std::string model = shared_folder() + "/models/stories260k";
+  const std::string exported = folder.file("exported");
+  const std::string merged = folder.file("merged");
+  EXPECT_EQ(run_rankwise({"export", folder.file("run"), "-o", exported}).exit_code, 0);
+  EXPECT_NEAR(printed_loss({"evaluate", run, "--adapter", exported}), eval, 1e-5);
+  const ProgramResult merge = run_rankwise({"merge", model, "--adapter", exported, "-o", merged});
+  ASSERT_EQ(merge.exit_code, 0) << merge.errors;
+  EXPECT_NEAR(printed_loss({"evaluate", run, "model.path=" + merged}), eval, 1e-4);
 }
 
 TEST(Stories260k, EvaluateWritesTheReferenceLogits) {

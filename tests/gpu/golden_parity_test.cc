@@ -9,7 +9,7 @@ namespace rankwise {
 namespace {
 
 using testing::GoldenPlace;
-using testing::LoraRun;
+using testing::PeftRun;
 using testing::StoriesModel;
 using testing::TinyModel;
 
@@ -36,7 +36,7 @@ TEST_P(GpuGoldenParity, GreedyTokensEqualTransformers) {
 }
 
 TEST_P(GpuGoldenParity, LoraTrainsAsInPeft) {
-  LoraRun run(GetParam(), "lora", kGpu);
+  PeftRun run(GetParam(), "lora", kGpu);
   run.expect_first_gradients();
   run.expect_training();
   run.expect_final_adapter();
@@ -53,7 +53,7 @@ TEST(GpuGoldenVariants, RsLoraAndLoraPlusTrainAsInPeft) {
   RW_REQUIRE_SHARED();
   for (const char* method : {"rslora", "loraplus"}) {
     SCOPED_TRACE(method);
-    LoraRun run("llama", method, kGpu);
+    PeftRun run("llama", method, kGpu);
     run.expect_training();
   }
 }

@@ -57,9 +57,11 @@ TEST(Dispatch, MeasuringNeedsNoBackendOfTheDevice) {
   rms_norm(x, f32({4}), x, row, 1e-5f, stream);
   rms_norm_backward(x, row, x, x, row, f32({4}), false, stream);
   rope_tables(angles, angles, i32({4}), f32({16}), stream);
-  rope(heads, heads, angles, angles, false, stream);
+  rope(heads, heads, angles, angles, stream);
+  rope_backward(heads, heads, angles, angles, {heads, heads, {row}, {row}}, stream);
   swiglu(x, x, x, stream);
-  swiglu_backward(x, x, {}, x, x, x, stream);
+  swiglu_backward({x, x, {}, {row}, {row}}, x, x, x, stream);
+  column_dots({row}, x, x, x, stream);
   embedding(x, i32({4}), x, 0, stream);
   embedding_backward(x, x, i32({4}), 0, stream);
   const Tensor statistics = arena.allocate("x", DType::kF64, {1, 4, kCrossEntropyStatistics});

@@ -216,6 +216,7 @@ struct Layer {
   Tensor y = memory.uniform(dy.shape()), dx = memory.uniform(x.shape());
   Tensor da = memory.uniform(a.shape()), db = memory.uniform(b.shape());
   Tensor de = memory.uniform(e.shape());
+  Tensor c = memory.uniform({out});
 
   explicit Layer(int64_t columns) : in(columns) {}
 
@@ -228,8 +229,8 @@ struct Layer {
       return matrix.columns(slice.row_begin, slice.row_end);
     };
     const Weight weight = in_slice(w.rows(slice.row_begin, slice.row_end));
-    const LowRankLinear layers[] = {
-        {&weight, in_slice(a), b.rows(slice.row_begin, slice.row_end), 0.5f, e}};
+    const LowRankLinear layers[] = {{&weight, in_slice(a), b.rows(slice.row_begin, slice.row_end),
+                                     0.5f, e, c.rows(slice.row_begin, slice.row_end)}};
     const Tensor downs[] = {memory.poisoned({kTokens, rank})};
     const Tensor ddowns[] = {memory.poisoned({kTokens, rank})};
     const Tensor ys[] = {out_slice(y)}, dys[] = {out_slice(dy)};

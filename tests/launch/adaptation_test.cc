@@ -69,5 +69,37 @@ TEST(Adaptation, OneFolderCannotHoldTwoScales) {
   EXPECT_NO_THROW(Adaptation(config, tiny_config()));
 }
 
+TEST(Adaptation, OneFolderHoldsOneMethod) {
+  RW_EXPECT_HAS(refusal("[{match: '*.q_proj', method: dora}, {match: '*.k_proj'}]"),
+                "dora and lora cannot share one PEFT folder");
+  RW_EXPECT_HAS(refusal("[{match: '*.q_proj', method: adalora}, "
+                        "{match: '*.k_proj', method: adalora, adalora: {init_rank: 6}}]"),
+                "their alpha and adalora settings must be equal");
+  const TrainConfig config =
+      config_with("[{match: '*.q_proj', method: adalora}, {match: '*.k_proj', method: adalora}]");
+  const Adaptation adaptation(config, tiny_config());
+  ASSERT_NE(adaptation.adalora(), nullptr);
+  EXPECT_EQ(adaptation.adalora()->init_rank, 12);
+}
+
+TEST(Adaptation, TheMethodOfAStartingPointIsThatOfItsRule) {
+  const ScratchFolder scratch;
+  const std::string adapter = testing::write_tiny_adapter(scratch, "adapter");
+  RW_EXPECT_HAS(refusal("[{method: dora, from: " + adapter + "}]"),
+                "holds a lora adapter, the rule's method is dora");
+}
+
+TEST(Adaptation, KeysOfOtherMethodsHaveNoUse) {
+  const auto unused = [](const std::string& rule) {
+    return error_of<ConfigError>([&] { config_with("[{" + rule + "}]"); });
+  };
+  RW_EXPECT_HAS(unused("method: dora, dropout: 0.1"),
+                "adapt.0.dropout: has no use: method dora makes adapter and base weight one");
+  RW_EXPECT_HAS(unused("method: adalora, rank: 8"), "has adalora.init_rank");
+  RW_EXPECT_HAS(unused("method: adalora, rslora: true"), "adapt.0.rslora: has no use");
+  RW_EXPECT_HAS(unused("adalora: {init_rank: 8}"), "adapt.0.adalora: has no use: method is not");
+  RW_EXPECT_HAS(unused("method: full, lr_ratio_b: 4"), "method has no adapter");
+}
+
 }  // namespace
 }  // namespace rankwise

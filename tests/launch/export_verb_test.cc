@@ -168,12 +168,12 @@ TEST(ExportVerb, AdapterOfAnotherMethodIsRefusedByName) {
   const testing::ScratchFolder scratch;
   const std::string adapter = testing::write_tiny_adapter(scratch, "adapter");
   Json config = read_json_file(adapter + "/adapter_config.json");
-  config["peft_type"] = "ADALORA";
+  config["peft_type"] = "IA3";
   scratch.write("adapter/adapter_config.json", config.dump());
   const testing::ProgramResult result =
       testing::run_rankwise({"export", adapter, "-o", scratch.file("out")});
   EXPECT_EQ(result.exit_code, static_cast<int>(ExitCode::kFormat));
-  EXPECT_NE(result.errors.find("peft_type: \"ADALORA\""), std::string::npos) << result.errors;
+  EXPECT_NE(result.errors.find("peft_type: \"IA3\""), std::string::npos) << result.errors;
 }
 
 TEST(ExportVerb, FullDiskLeavesNothingUnderTheName) {

@@ -186,9 +186,8 @@ TEST(TrainConfig, UnknownKeysAreRefusedWithPlaceAndNearestName) {
 
 TEST(TrainConfig, OptionsOfLaterVersionsAreRefusedNotIgnored) {
   for (const char* option :
-       {"adapt.0.method=dora", "adapt.0.method=adalora", "adapt.0.method=galore",
-        "adapt.0.method=qalora", "model.quant=int4", "model.compute=fp8", "device=rocm",
-        "optim.name=adamw8bit", "optim.name=sgd", "data.template=chatml",
+       {"adapt.0.method=galore", "adapt.0.method=qalora", "model.quant=int4", "model.compute=fp8",
+        "device=rocm", "optim.name=adamw8bit", "optim.name=sgd", "data.template=chatml",
         "data.train.0.format=sharegpt"}) {
     const std::string message = refusal(kMinimal, {option});
     EXPECT_NE(message.find("is not available in this version"), std::string::npos)
@@ -283,7 +282,7 @@ TEST(TrainConfig, NumbersMustBeFiniteAndInRange) {
 
 TEST(TrainConfig, KeysWithoutUseAreRefused) {
   EXPECT_EQ(refusal(kMinimal, {"adapt.0.method=full", "adapt.0.rank=8"}),
-            "command line: adapt.0.rank: has no use: method is not lora");
+            "command line: adapt.0.rank: has no use: method has no adapter");
   EXPECT_EQ(refusal(kMinimal, {"adapt.0.from=x", "adapt.0.alpha=8"}),
             "command line: adapt.0.alpha: has no use: the adapter of `from` brings its own");
 }

@@ -19,11 +19,13 @@ namespace {
 
 using testing::batch_of;
 using testing::everything_trained;
+using testing::LossSums;
 using testing::random_sample;
 using testing::RigOptions;
 using testing::three_documents;
 using testing::tiny_config;
 using testing::TrainingRig;
+using testing::with_adapters;
 
 constexpr uint64_t kWeightSeed = 11;
 
@@ -140,20 +142,49 @@ TEST_P(CausalLmGradients, OfOneAdapterAloneEqualThoseOfAll) {
 TEST_P(CausalLmGradients, AreBitIdenticalWithRecomputation) {
   const ModelConfig config = tiny_config(GetParam().changes);
   const auto weights = make_random_weights(config, kWeightSeed);
-  RigOptions options = everything_trained(0.3f);
-  TrainingRig kept(config, *weights, options);
   const auto accumulate = [](TrainingRig& rig) {
     rig.randomise_lora_b();
     rig.accumulate({three_documents(), batch_of({random_sample(5, 9)})}, 4);
     return gradients(rig);
   };
-  const auto expected = accumulate(kept);
-  for (const Recompute recompute : {Recompute::kSelective, Recompute::kFull}) {
-    options.plan.recompute = recompute;
-    TrainingRig recomputed(config, *weights, options);
-    for (const auto& [name, gradient] : accumulate(recomputed)) {
-      EXPECT_TRUE(identical(gradient, expected.at(name))) << name;
+  for (RigOptions options :
+       {everything_trained(0.3f), with_adapters({.method = AdapterMethod::kDora, .rank = 2})}) {
+    TrainingRig kept(config, *weights, options);
+    const auto expected = accumulate(kept);
+    for (const Recompute recompute : {Recompute::kSelective, Recompute::kFull}) {
+      options.plan.recompute = recompute;
+      TrainingRig recomputed(config, *weights, options);
+      for (const auto& [name, gradient] : accumulate(recomputed)) {
+        EXPECT_TRUE(identical(gradient, expected.at(name))) << name;
+      }
     }
+  }
+}
+
+// The norms are constants in backward, so of DoRA's parameters only m has this gradient.
+TEST_P(CausalLmGradients, OfMagnitudesMatchFiniteDifferences) {
+  const ModelConfig config = tiny_config(GetParam().changes);
+  const auto weights = make_random_weights(config, kWeightSeed);
+  TrainingRig rig(config, *weights,
+                  with_adapters({.method = AdapterMethod::kDora, .rank = 2, .alpha = 4.0}));
+  rig.randomise_lora_b();
+  const MicroBatch batch = three_documents();
+  const LossSums sums = rig.accumulate({batch});
+  for (Parameter* parameter : rig.trained()) {
+    if (parameter->role != ParameterRole::kMagnitude) continue;
+    const int64_t i = parameter->dense().numel() / 3;
+    float& m = parameter->dense().data<float>()[i];
+    const float kept = m;
+    const auto loss_at = [&](float value) {
+      m = value;
+      rig.model().parameters_changed();
+      return rig.evaluate(batch).loss;
+    };
+    const float step = 0.02f * kept;
+    const double difference = (loss_at(kept + step) - loss_at(kept - step)) / (2.0 * step);
+    loss_at(kept);
+    const double gradient = parameter->gradient.data<float>()[i] * sums.tokens;
+    EXPECT_NEAR(gradient, difference, 2e-2 * std::abs(difference) + 2e-3) << parameter->name;
   }
 }
 

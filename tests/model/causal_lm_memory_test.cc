@@ -99,12 +99,21 @@ RigOptions lora_case(Recompute recompute, bool nf4, float dropout) {
   return options;
 }
 
+RigOptions dora_case(Recompute recompute) {
+  RigOptions options = testing::with_adapters({.method = AdapterMethod::kDora, .rank = 2});
+  options.plan.recompute = recompute;
+  options.plan.quantize_nf4 = true;
+  return options;
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Cases, MeasuredStep,
     ::testing::Values(MeasuredCase{"Lora", lora_case(Recompute::kNone, false, 0.0f)},
                       MeasuredCase{"LoraRecomputed", lora_case(Recompute::kFull, false, 0.0f)},
                       MeasuredCase{"LoraSelective", lora_case(Recompute::kSelective, false, 0.0f)},
                       MeasuredCase{"QLoraDropout", lora_case(Recompute::kFull, true, 0.1f)},
+                      MeasuredCase{"Dora", dora_case(Recompute::kNone)},
+                      MeasuredCase{"DoraRecomputed", dora_case(Recompute::kFull)},
                       MeasuredCase{"Everything", everything_trained()}),
     [](const auto& tested) { return tested.param.name; });
 

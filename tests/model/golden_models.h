@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "model/adapters/peft_folder.h"
+#include "model/adapters/adapter_registry.h"
 #include "model/generate.h"
 #include "tests/model/training_rig.h"
 #include "tests/support/golden.h"
@@ -51,9 +51,11 @@ inline std::vector<int32_t> ids_of(const Tensor& tensor) {
 }
 
 // PEFT's name in memory carries the adapter's: "base_model.model.X.lora_A.default.weight".
-inline std::string in_memory_name(const std::string& name) {
+inline std::string in_memory_name(const Parameter& parameter) {
   const std::string suffix = ".weight";
-  return "base_model.model." + name.substr(0, name.size() - suffix.size()) + ".default" + suffix;
+  std::string name = parameter.name;
+  if (name.ends_with(suffix)) name.resize(name.size() - suffix.size());
+  return "base_model.model." + name + ".default" + suffix;
 }
 
 inline RigOptions on(const GoldenPlace& place, RigOptions options = {}) {
@@ -63,10 +65,10 @@ inline RigOptions on(const GoldenPlace& place, RigOptions options = {}) {
 
 inline RigOptions with_peft(const PeftConfig& peft) {
   RigOptions options;
-  options.lora = [peft](const LinearSite& site) -> std::optional<LoraOptions> {
-    if (!peft.targets(site.module)) return std::nullopt;
-    return LoraOptions{peft.rank_of(site.module), peft.alpha_of(site.module), peft.use_rslora,
-                       static_cast<float>(peft.lora_dropout)};
+  options.adapter = [peft](const LinearSite& site, Arena& arena,
+                           Stream& stream) -> std::unique_ptr<Adapter> {
+    if (!peft.targets(site.module)) return nullptr;
+    return make_adapter(site, adapter_options(peft, site.module), /*seed=*/0, arena, stream);
   };
   return options;
 }
@@ -129,9 +131,10 @@ struct TinyModel {
   GoldenValues expected;
 };
 
-// One PEFT run: first logits and gradients, the losses of every step, the final adapter.
-struct LoraRun {
-  LoraRun(const std::string& model, const std::string& method, const GoldenPlace& place_in)
+// One PEFT run of a method that optimises the loss alone: first logits and gradients, the losses of
+// every step, the final adapter.
+struct PeftRun {
+  PeftRun(const std::string& model, const std::string& method, const GoldenPlace& place_in)
       : place(place_in),
         tiny(model),
         expected("tiny/" + model + "/" + method),
@@ -148,7 +151,7 @@ struct LoraRun {
     const double loss = expected.values["first_loss"].get<double>();
     EXPECT_NEAR(rig.accumulate({batch}).mean(), loss, place.loosen * 1e-5 * loss);
     for (const Parameter* parameter : rig.trained()) {
-      const Tensor gradient = expected.f32("grad." + in_memory_name(parameter->name));
+      const Tensor gradient = expected.f32("grad." + in_memory_name(*parameter));
       EXPECT_LT(relative_l2(rig.host_copy(parameter->gradient), gradient), place.loosen * 1e-3)
           << parameter->name;
     }
@@ -175,7 +178,7 @@ struct LoraRun {
 
   void expect_final_adapter() {
     for (const Parameter* parameter : rig.trained()) {
-      const Tensor final = expected.f32("final." + in_memory_name(parameter->name));
+      const Tensor final = expected.f32("final." + in_memory_name(*parameter));
       EXPECT_LT(relative_l2(rig.host_copy(parameter->dense()), final), place.loosen * 1e-3)
           << parameter->name;
     }

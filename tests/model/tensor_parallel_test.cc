@@ -135,6 +135,23 @@ TEST(TensorParallel, AdaptersGetTheGradientsOfOneRank) {
   }
 }
 
+TEST(TensorParallel, SingularValuesAndMagnitudesGetTheGradientsOfOneRank) {
+  for (const AdapterMethod method : {AdapterMethod::kAdaLora, AdapterMethod::kDora}) {
+    RigOptions options = testing::with_adapters({.method = method, .rank = 3, .alpha = 5.0});
+    for (const bool nf4 : {false, true}) {
+      options.plan.quantize_nf4 = nf4;
+      const ModelConfig config = tiny_config(odd_sizes());
+      expect_same_on(2, 2, config, options);
+      expect_same_on(4, 2, config, options);
+      expect_same_on(4, 4, config, options);
+    }
+    options.plan.recompute = Recompute::kSelective;
+    expect_same_on(2, 2, tiny_config(odd_sizes()), options);
+    options.plan.recompute = Recompute::kFull;
+    expect_same_on(2, 2, tiny_config(odd_sizes()), options);
+  }
+}
+
 TEST(TensorParallel, DropoutMasksDoNotDependOnTheSplit) {
   const RigOptions options = testing::with_lora({.rank = 3, .alpha = 5.0, .dropout = 0.4f});
   expect_same_on(2, 2, tiny_config(odd_sizes()), options);

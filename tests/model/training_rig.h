@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels/elementwise.h"
+#include "model/adapters/adapter_registry.h"
 #include "model/adapters/lora_adapter.h"
 #include "model/causal_lm.h"
 #include "optim/adamw_optimizer.h"
@@ -43,6 +44,14 @@ struct RigOptions {
 inline RigOptions with_lora(const LoraOptions& lora) {
   RigOptions options;
   options.lora = [lora](const LinearSite&) { return lora; };
+  return options;
+}
+
+inline RigOptions with_adapters(const AdapterOptions& adapter) {
+  RigOptions options;
+  options.adapter = [adapter](const LinearSite& site, Arena& arena, Stream& stream) {
+    return make_adapter(site, adapter, /*seed=*/1, arena, stream);
+  };
   return options;
 }
 
@@ -103,14 +112,17 @@ class TrainingRig {
     std::abort();
   }
 
-  // LoRA starts with B = 0, which would hide errors in the gradient of A.
+  // LoRA starts with B = 0, AdaLoRA with E = 0, which would hide errors in the gradient of A.
   void randomise_lora_b() {
     for (Parameter* parameter : trained_) {
-      if (parameter->role != ParameterRole::kLoraB) continue;
+      if (parameter->role != ParameterRole::kLoraB && parameter->role != ParameterRole::kLoraE) {
+        continue;
+      }
       std::vector<float> b(static_cast<size_t>(parameter->dense().numel()));
       Rng(5, parameter->name).fill_normal(b, 0.0f, 0.2f);
       upload(parameter->dense(), b.data(), stream_);
     }
+    model_->parameters_changed();
   }
 
   // Loss without gradients.
@@ -177,6 +189,7 @@ class TrainingRig {
     const Tensor norms = arena_.allocate("activations", DType::kF64, {2});
     const ClipResult clipped = clip_gradients(groups_, clip, mesh_, norms, stream_);
     adamw_->step(groups_, lr, clipped.scale, stream_);
+    model_->parameters_changed();
     return {sums.mean(), clipped.norm};
   }
 

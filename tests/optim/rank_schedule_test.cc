@@ -108,5 +108,19 @@ TEST(RankSchedule, RefusesSettingsThatCannotWork) {
   EXPECT_NO_THROW(RankSchedule(kOptions, 72, 401));
 }
 
+TEST(RankSchedule, RefusesToResumeAnotherSchedule) {
+  const RankSchedule schedule(kOptions, 72, 1000);
+  EXPECT_NO_THROW(schedule.require_same(RankSchedule(kOptions, 72, 1000).settings()));
+  EXPECT_EQ(testing::error_of<ConfigError>(
+                [&] { schedule.require_same(RankSchedule(kOptions, 72, 1200).settings()); }),
+            "train.steps: 1000, but the run that is resumed has 1200: the budget of AdaLoRA would "
+            "jump");
+  RankScheduleOptions other = kOptions;
+  other.target_rank = 4;
+  RW_EXPECT_HAS(testing::error_of<ConfigError>(
+                    [&] { schedule.require_same(RankSchedule(other, 72, 1000).settings()); }),
+                "adalora.target_rank: 8, but");
+}
+
 }  // namespace
 }  // namespace rankwise

@@ -132,6 +132,7 @@ TEST(CudaLowRankLinear, TermsAddedToAWeightAgreeWithTheCpu) {
       if (rig.layers[i].rank() == 0) continue;
       const Tensor w = rig.memory.uniform({rig.layers[i].out(), rig.in});
       const Tensor on_device = rig.device.copy_of(w);
+      rig.layers[i].c = rig.device_layers[i].c = {};
       add_low_rank_product(on_device, rig.device_layers[i], rig.gpu);
       add_low_rank_product(w, rig.layers[i], rig.host);
       rig.expect_same({on_device}, {w}, rig.tolerance());

@@ -22,6 +22,7 @@ enum class Storage { kNf4, kF32, kBf16 };
 struct LayerSpec {
   int64_t out, rank;
   Storage storage;
+  bool factors = false;  // of its rows
 };
 // A, B and their gradients are slices: so many columns (of A) and rows (of B) lie around them.
 struct GroupSpec {
@@ -34,15 +35,17 @@ inline const GroupSpec kGroups[] = {
     {172, {{172, 8, Storage::kNf4}}},
     {128, {{64, 0, Storage::kBf16}}},
     {64, {{43, 3, Storage::kBf16}}},
-    {128, {{344, 16, Storage::kNf4}, {344, 16, Storage::kNf4}}},
+    {128, {{344, 16, Storage::kNf4, true}, {344, 16, Storage::kNf4, true}}},
     {64, {{136, 0, Storage::kF32}, {136, 16, Storage::kBf16}}},
-    {172, {{96, 16, Storage::kNf4}, {32, 3, Storage::kNf4}, {32, 8, Storage::kF32}}},
-    {96, {{192, 8, Storage::kBf16}, {64, 0, Storage::kNf4}, {64, 16, Storage::kNf4}}},
+    {172, {{96, 16, Storage::kNf4}, {32, 3, Storage::kNf4, true}, {32, 8, Storage::kF32, true}}},
+    {96, {{192, 8, Storage::kBf16, true}, {64, 0, Storage::kNf4, true}, {64, 16, Storage::kNf4}}},
     {64, {{64, 0, Storage::kNf4}, {24, 0, Storage::kF32}}},
     {64, {{64, 0, Storage::kBf16}, {24, 0, Storage::kBf16}, {8, 0, Storage::kBf16}}},
     {43, {{172, 8, Storage::kNf4}}, 43, 86},
-    {86, {{40, 3, Storage::kBf16}, {24, 8, Storage::kF32}}, 86, 0},
+    {86, {{40, 3, Storage::kBf16, true}, {24, 8, Storage::kF32}}, 86, 0},
     {2048, {{64, 16, Storage::kNf4}}, 2048, 0},
+    {172, {{172, 8, Storage::kNf4, true}}},
+    {64, {{64, 0, Storage::kBf16, true}, {24, 0, Storage::kBf16}, {8, 0, Storage::kF32, true}}},
 };
 
 // Whether the tensors of the layers, and the narrow ones behind the wide ones, are neighbours.
@@ -174,6 +177,10 @@ class LowRankRig {
     if (spec.rank > 0 && spec.rank % 8 == 0) {  // the others have no singular values
       layer.e = memory.uniform({spec.rank});
       on_device.e = device.copy_of(layer.e);
+    }
+    if (spec.factors) {
+      layer.c = memory.uniform({spec.out}, 0.3f, 3.0f);
+      on_device.c = device.copy_of(layer.c);
     }
     layers.push_back(layer);
     device_layers.push_back(on_device);

@@ -6,9 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/orthogonality.h"
-#include "model/adapters/adalora_adapter.h"
-#include "optim/rank_allocator.h"
+#include "optim/adalora.h"
 #include "tests/model/golden_models.h"
 
 namespace rankwise {
@@ -16,24 +14,14 @@ namespace {
 
 using testing::golden_batch;
 using testing::golden_folder;
-using testing::RigOptions;
 using testing::TrainingRig;
 
 struct Settings {
-  double lr, clip, weight_decay, orth_weight;
-  RankScheduleOptions schedule;
+  double lr, clip, weight_decay;
+  AdaLoraTraining training;
   int64_t steps;
   double alpha;
 };
-
-RigOptions with_adalora(const Settings& settings) {
-  RigOptions options;
-  options.adapter = [settings](const LinearSite& site, Arena& arena, Stream& stream) {
-    return std::make_unique<AdaLoraAdapter>(
-        site, AdaLoraOptions{settings.schedule.init_rank, settings.alpha}, 1, arena, stream);
-  };
-  return options;
-}
 
 // One adapted model with everything that a step needs.
 class AdaLoraRun {
@@ -41,17 +29,17 @@ class AdaLoraRun {
   AdaLoraRun(const ModelConfig& config, const WeightSource& weights, const Settings& settings,
              const std::string& init)
       : settings_(settings),
-        rig_(config, weights, with_adalora(settings)),
+        rig_(config, weights,
+             testing::with_adapters({.method = AdapterMethod::kAdaLora,
+                                     .rank = settings.training.schedule.init_rank,
+                                     .alpha = settings.alpha})),
         groups_{{"adapters", rig_.trained(), 1.0, settings.weight_decay}},
-        optimizer_(groups_, optimizer_options(settings), rig_.arena(), rig_.stream()),
-        schedule_(settings.schedule, static_cast<int64_t>(rig_.model().adapters().size()),
-                  settings.steps),
-        allocator_(matrices(), schedule_, rig_.mesh(), rig_.arena(), rig_.stream()),
+        optimizer_(groups_, optimizer_options(settings.training.schedule), rig_.arena(),
+                   rig_.stream()),
+        adalora_(triplets(), settings.training, settings.steps, optimizer_, rig_.mesh(),
+                 rig_.arena(), rig_.stream()),
         sums_(rig_.arena().allocate("test", DType::kF64, {2})) {
-    const SafetensorsFile file(init + "/adapter_model.safetensors");
-    for (Parameter* parameter : rig_.trained()) {
-      file.read(file.at("base_model.model." + parameter->name), parameter->dense());
-    }
+    load_peft_weights(init, rig_.model().adapters(), rig_.stream());
   }
 
   // Returns the loss with the regulariser, as PEFT reports it.
@@ -60,24 +48,16 @@ class AdaLoraRun {
     const double loss = rig_.accumulate({batch}, static_cast<uint64_t>(t)).mean();
     const double all = loss + regulariser();
     const ClipResult clip = clip_gradients(groups_, settings_.clip, rig_.mesh(), sums_, stream);
-    optimizer_.measure_importance(schedule_.measures(t));
+    adalora_.before_update(t);
     optimizer_.step(groups_, settings_.lr, clip.scale, stream);
-    allocator_.step(t, stream);
+    adalora_.after_update(t, stream);
     return all;
   }
 
   // Its gradient is added to that of the loss.
   double regulariser() {
-    std::vector<OrthogonalityTerm> terms;
-    for (Parameter* parameter : rig_.trained()) {
-      if (parameter->role == ParameterRole::kLoraE) continue;
-      const bool columns = parameter->role == ParameterRole::kLoraB;
-      terms.push_back({parameter->dense(), parameter->gradient, columns});
-    }
-    const double weight = settings_.orth_weight / static_cast<double>(terms.size());
-    fill(sums_, 0.0f, rig_.stream());
-    orthogonality(sums_.rows(0, 1), terms, static_cast<float>(weight), rig_.stream());
-    return weight * sums_.data<double>()[0];
+    adalora_.add_regulariser(rig_.stream());
+    return adalora_.regulariser(rig_.stream());
   }
 
   // Singular values that are not 0, by module.
@@ -93,29 +73,20 @@ class AdaLoraRun {
   }
 
   TrainingRig& rig() { return rig_; }
-  const RankAllocator& allocator() const { return allocator_; }
+  const RankAllocator& allocator() { return adalora_.allocator(); }
 
  private:
-  static AdamWOptions optimizer_options(const Settings& settings) {
+  static AdamWOptions optimizer_options(const RankScheduleOptions& schedule) {
     AdamWOptions options;
-    options.importance = {[](const Parameter&) { return true; }, settings.schedule.beta1,
-                          settings.schedule.beta2};
+    options.importance = {[](const Parameter&) { return true; }, schedule.beta1, schedule.beta2};
     return options;
   }
 
-  std::vector<RankedMatrix> matrices() {
-    std::vector<RankedMatrix> out;
+  std::vector<SingularTriplets> triplets() {
+    std::vector<SingularTriplets> out;
     for (const auto& [module, adapter] : rig_.model().adapters()) {
-      RankedMatrix matrix{.name = module, .e = {}, .importance = {}};
-      for (Parameter* parameter : adapter->parameters()) {
-        const Importance& importance = optimizer_.importance_of(*parameter);
-        if (parameter->role == ParameterRole::kLoraA) matrix.importance.a = importance;
-        if (parameter->role == ParameterRole::kLoraB) matrix.importance.b = importance;
-        if (parameter->role != ParameterRole::kLoraE) continue;
-        matrix.importance.e = importance;
-        matrix.e = parameter->dense();
-      }
-      out.push_back(matrix);
+      const std::vector<Parameter*> parameters = adapter->parameters();  // B, E, A
+      out.push_back({module, parameters[2], parameters[1], parameters[0]});
     }
     return out;
   }
@@ -124,8 +95,7 @@ class AdaLoraRun {
   TrainingRig rig_;
   std::vector<ParameterGroup> groups_;
   AdamWOptimizer optimizer_;
-  RankSchedule schedule_;
-  RankAllocator allocator_;
+  AdaLora adalora_;
   Tensor sums_;
 };
 
@@ -137,8 +107,9 @@ TEST(AdaLoraParity, TinyLlamaHasTheLossesRanksAndAdapterOfPeft) {
       .lr = 2e-3,
       .clip = 1.0,
       .weight_decay = 0.01,
-      .orth_weight = 0.5,
-      .schedule = {.init_rank = 6, .target_rank = 3, .warmup = 6, .final = 12, .interval = 3},
+      .training =
+          {.schedule = {.init_rank = 6, .target_rank = 3, .warmup = 6, .final = 12, .interval = 3},
+           .orth_weight = 0.5},
       .steps = 48,
       .alpha = 16.0};
   AdaLoraRun run(tiny.config, *tiny.weights, settings,
@@ -171,8 +142,9 @@ TEST(AdaLoraParity, Stories260kEndsWhereThatOfPeftDoes) {
       .lr = golden["lr"].get<double>(),
       .clip = golden["clip"].get<double>(),
       .weight_decay = golden["weight_decay"].get<double>(),
-      .orth_weight = 0.5,
-      .schedule = {.init_rank = 8, .target_rank = 4, .warmup = 10, .final = 15, .interval = 5},
+      .training =
+          {.schedule = {.init_rank = 8, .target_rank = 4, .warmup = 10, .final = 15, .interval = 5},
+           .orth_weight = 0.5},
       .steps = 60,
       .alpha = 16.0};
   AdaLoraRun run(stories.config, *stories.weights, settings,

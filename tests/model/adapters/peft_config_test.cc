@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,8 @@
 namespace rankwise {
 namespace {
 
+using testing::error_of;
+
 Json minimal(const Json& changes = Json::object()) {
   Json json{{"peft_type", "LORA"}, {"target_modules", {"q_proj"}}};
   for (const auto& [key, value] : changes.items()) json[key] = value;
@@ -20,8 +23,7 @@ Json minimal(const Json& changes = Json::object()) {
 }
 
 void expect_refusal(const Json& changes, const std::string& key) {
-  const std::string message =
-      testing::error_of<Error>([&] { parse_peft_config(minimal(changes), "here"); });
+  const std::string message = error_of<Error>([&] { parse_peft_config(minimal(changes), "here"); });
   EXPECT_TRUE(message.starts_with("here: " + key + ": ")) << key << ": " << message;
 }
 
@@ -70,7 +72,7 @@ TEST(PeftConfig, TheFirstMatchingPatternOfTheFileDecides) {
 
 TEST(PeftConfig, RefusesByNameWhatItWouldComputeWrongly) {
   expect_refusal({{"peft_type", "IA3"}}, "peft_type");
-  for (const char* key : {"use_dora", "use_qalora", "lora_bias", "fan_in_fan_out"}) {
+  for (const char* key : {"use_qalora", "lora_bias", "fan_in_fan_out"}) {
     expect_refusal({{key, true}}, key);
   }
   expect_refusal({{"bias", "all"}}, "bias");
@@ -89,6 +91,65 @@ TEST(PeftConfig, RefusesByNameWhatItWouldComputeWrongly) {
                                              {"modules_to_save", Json::array()},
                                              {"bias", "none"}}),
                                     "here"));
+}
+
+Json adalora(const Json& changes = Json::object()) {
+  Json json = minimal({{"peft_type", "ADALORA"}, {"init_r", 3}, {"total_step", 20}});
+  json.update(changes);
+  return json;
+}
+
+TEST(PeftConfig, AdaLoraHasPeftsDefaultsAndOneRank) {
+  const PeftConfig config = parse_peft_config(
+      minimal({{"peft_type", "ADALORA"}, {"total_step", 20}, {"lora_alpha", 16}, {"r", 4}}),
+      "here");
+  ASSERT_TRUE(config.adalora);
+  EXPECT_EQ(config.adalora->init_r, 12);
+  EXPECT_EQ(config.adalora->target_r, 8);
+  EXPECT_EQ(config.adalora->tinit, 0);
+  EXPECT_EQ(config.adalora->tfinal, 0);
+  EXPECT_EQ(config.adalora->delta_t, 1);
+  EXPECT_EQ(config.adalora->beta1, 0.85);
+  EXPECT_EQ(config.adalora->beta2, 0.85);
+  EXPECT_EQ(config.adalora->orth_reg_weight, 0.5);
+  EXPECT_EQ(config.adalora->total_step, 20);
+  EXPECT_TRUE(config.adalora->kept.empty());
+  EXPECT_EQ(config.rank_of("model.layers.0.self_attn.q_proj"), 12);
+  EXPECT_FALSE(parse_peft_config(minimal(), "here").adalora);
+}
+
+TEST(PeftConfig, AdaLorasRankPatternNamesModulesAndTheAlphaPatternIsIgnored) {
+  const PeftConfig config =
+      parse_peft_config(adalora({{"rank_pattern", {{"h.q_proj.lora_E", {true, false, true}}}},
+                                 {"alpha_pattern", {{"q_proj", 2}}}}),
+                        "here");
+  EXPECT_EQ(config.adalora->kept,
+            (std::map<std::string, std::vector<bool>>{{"h.q_proj", {true, false, true}}}));
+  EXPECT_TRUE(config.rank_pattern.empty());
+  EXPECT_EQ(config.rank_of("h.q_proj"), 3);
+  EXPECT_EQ(config.alpha_of("h.q_proj"), 8.0);
+}
+
+TEST(PeftConfig, RefusesAnAdaLoraThatPeftWouldNotBuild) {
+  const auto refuses = [](const Json& changes, const std::string& part) {
+    RW_EXPECT_HAS(error_of<FormatError>([&] { parse_peft_config(adalora(changes), "here"); }),
+                  "here: " + part);
+  };
+  refuses({{"use_dora", true}}, "use_dora: is not supported with peft_type ADALORA");
+  refuses({{"total_step", nullptr}}, "total_step: missing");
+  refuses({{"tinit", 15}, {"tfinal", 5}}, "total_step: 20 steps leave none");
+  refuses({{"tinit", -1}}, "tinit: -1 is outside");
+  refuses({{"init_r", 0}}, "init_r: 0 is outside");
+  refuses({{"deltaT", 0}}, "deltaT: 0 is outside");
+  refuses({{"beta1", "x"}}, "beta1: expected a number");
+  refuses({{"lora_alpha", 0}}, "lora_alpha: must be greater than 0");
+  refuses({{"rank_pattern", {{"q_proj", {true, true, true}}}}}, "rank_pattern.q_proj: expected a");
+  refuses({{"rank_pattern", {{"q_proj.lora_E", 3}}}},
+          "rank_pattern.q_proj.lora_E: expected a list");
+  refuses({{"rank_pattern", {{"q_proj.lora_E", {1, 0, 1}}}}},
+          "rank_pattern.q_proj.lora_E: expected a list");
+  refuses({{"rank_pattern", {{"q_proj.lora_E", {true, true}}}}},
+          "rank_pattern.q_proj.lora_E: 2 values, init_r is 3");
 }
 
 TEST(PeftConfig, WrittenTextHoldsEverySettingSorted) {
@@ -117,15 +178,36 @@ TEST(PeftConfig, WrittenTextHoldsEverySettingSorted) {
   EXPECT_EQ(back.rank_of("model.layers.1.self_attn.q_proj"), 2);
 }
 
-TEST(PeftConfig, TextFromSettingsEqualsPeftsByteForByte) {
-  RW_REQUIRE_SHARED();
-  const std::string golden =
-      testing::shared_folder() + "/golden/tiny/llama/lora/adapter_final/adapter_config.json";
+// The settings of the golden runs; list and masks, whose order or place is arbitrary, from the
+// file.
+PeftConfig golden_settings(const std::string& method, const PeftConfig& golden) {
   PeftConfig config;
   config.r = 4;
   config.lora_alpha = 16.0;
-  config.target_modules = read_json_file(golden)["target_modules"].get<std::vector<std::string>>();
-  EXPECT_EQ(peft_config_text(config), read_file(golden));
+  config.target_modules = golden.target_modules;
+  config.use_dora = method == "dora";
+  if (method != "adalora") return config;
+  config.r = 8;
+  config.peft_type = "ADALORA";
+  config.adalora = AdaLoraSettings{.init_r = 6,
+                                   .target_r = 3,
+                                   .tinit = 6,
+                                   .tfinal = 12,
+                                   .delta_t = 3,
+                                   .total_step = 48,
+                                   .kept = golden.adalora->kept};
+  return config;
+}
+
+TEST(PeftConfig, TextFromSettingsEqualsPeftsByteForByte) {
+  RW_REQUIRE_SHARED();
+  for (const std::string path : {"lora/adapter_final", "dora/adapter_final", "adalora/adapter_init",
+                                 "adalora/adapter_final"}) {
+    const std::string golden = testing::shared_folder() + "/golden/tiny/llama/" + path;
+    const PeftConfig config =
+        golden_settings(path.substr(0, path.find('/')), read_peft_config(golden));
+    EXPECT_EQ(peft_config_text(config), read_file(golden + "/adapter_config.json")) << path;
+  }
 }
 
 }  // namespace

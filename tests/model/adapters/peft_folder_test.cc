@@ -4,15 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
-#include <memory>
 #include <string>
-#include <vector>
 
-#include "model/adapters/lora_adapter.h"
 #include "runtime/errors.h"
 #include "runtime/io/atomic_file.h"
 #include "runtime/io/safetensors.h"
-#include "runtime/rng.h"
+#include "tests/model/adapters/adapter_set.h"
 #include "tests/support/error_of.h"
 #include "tests/support/golden.h"
 #include "tests/support/scratch_folder.h"
@@ -22,44 +19,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Adapters that belong to no model; modules "model.layers.<i>.self_attn.{q,v}_proj".
-class AdapterSet {
- public:
-  AdapterSet() = default;
-  explicit AdapterSet(int64_t rank, int layers = 2) {
-    for (int layer = 0; layer < layers; ++layer) {
-      for (const char* name : {"q_proj", "v_proj"}) {
-        add(fmt::format("model.layers.{}.self_attn.{}", layer, name), 6, 4, rank);
-      }
-    }
-  }
-  void add(const std::string& module, int64_t in, int64_t out, int64_t rank) {
-    owned_.push_back(std::make_unique<LoraAdapter>(LinearSite{module, in, out, {}},
-                                                   LoraOptions{.rank = rank}, 42, arena_, stream));
-    list.emplace_back(module, owned_.back().get());
-  }
-  void randomise(uint64_t seed) {
-    for (Parameter* parameter : parameters()) {
-      const Tensor tensor = parameter->dense();
-      Rng(seed, parameter->name)
-          .fill_normal({tensor.data<float>(), static_cast<size_t>(tensor.numel())}, 0.0f, 1.0f);
-    }
-  }
-  std::vector<Parameter*> parameters() {
-    std::vector<Parameter*> out;
-    for (auto& [module, adapter] : list) {
-      for (Parameter* parameter : adapter->parameters()) out.push_back(parameter);
-    }
-    return out;
-  }
-
-  std::vector<std::pair<std::string, Adapter*>> list;
-  Stream stream;
-
- private:
-  Arena arena_;
-  std::vector<std::unique_ptr<LoraAdapter>> owned_;
-};
+using testing::AdapterSet;
 
 PeftConfig config_of_rank(int64_t rank) {
   PeftConfig config;
@@ -70,11 +30,11 @@ PeftConfig config_of_rank(int64_t rank) {
 
 TEST(PeftFolder, RoundTripKeepsEveryTensorAndExtraFile) {
   const testing::ScratchFolder scratch;
-  AdapterSet written(4);
+  AdapterSet written(config_of_rank(4));
   written.randomise(1);
   write_peft_folder(scratch.file("adapter"), config_of_rank(4), written.list,
                     {{"tokenizer.json", "{}"}}, written.stream);
-  AdapterSet loaded(4);
+  AdapterSet loaded(config_of_rank(4));
   load_peft_weights(scratch.file("adapter"), loaded.list, loaded.stream);
   for (size_t i = 0; i < written.parameters().size(); ++i) {
     EXPECT_EQ(testing::max_abs_difference(written.parameters()[i]->dense(),
@@ -89,14 +49,14 @@ TEST(PeftFolder, RoundTripKeepsEveryTensorAndExtraFile) {
 
 TEST(PeftFolder, ReplacesAnAdapterButNothingElse) {
   const testing::ScratchFolder scratch;
-  AdapterSet adapters(4);
+  AdapterSet adapters(config_of_rank(4));
   const std::string folder = scratch.file("adapter");
   write_peft_folder(folder, config_of_rank(4), adapters.list, {{"old.txt", "old"}},
                     adapters.stream);
   adapters.randomise(2);
   write_peft_folder(folder + "/", config_of_rank(4), adapters.list, {}, adapters.stream);
   EXPECT_FALSE(fs::exists(folder + "/old.txt"));
-  AdapterSet loaded(4);
+  AdapterSet loaded(config_of_rank(4));
   load_peft_weights(folder, loaded.list, loaded.stream);
   EXPECT_EQ(testing::max_abs_difference(adapters.parameters()[0]->dense(),
                                         loaded.parameters()[0]->dense()),
@@ -112,7 +72,7 @@ TEST(PeftFolder, ReplacesAnAdapterButNothingElse) {
 
 TEST(PeftFolder, AFailedWriteLeavesTheFormerFolderAndNoRest) {
   const testing::ScratchFolder scratch;
-  AdapterSet adapters(4);
+  AdapterSet adapters(config_of_rank(4));
   const std::string folder = scratch.file("adapter");
   write_peft_folder(folder, config_of_rank(4), adapters.list, {}, adapters.stream);
   const std::string before = read_file(folder + "/adapter_model.safetensors");
@@ -137,21 +97,21 @@ TEST(PeftFolder, AFailedWriteLeavesTheFormerFolderAndNoRest) {
 TEST(PeftFolder, LoadingNamesWhatDoesNotFitAndChangesNothing) {
   const testing::ScratchFolder scratch;
   const std::string folder = scratch.file("adapter");
-  AdapterSet written(4);
+  AdapterSet written(config_of_rank(4));
   written.randomise(1);
   write_peft_folder(folder, config_of_rank(4), written.list, {}, written.stream);
 
-  AdapterSet fewer(4, 1);
+  AdapterSet fewer(config_of_rank(4), 1);
   EXPECT_NE(testing::error_of<Error>([&] {
               load_peft_weights(folder, fewer.list, fewer.stream);
             }).find("model.layers.1.self_attn.q_proj.lora_A.weight belongs to no adapter"),
             std::string::npos);
-  AdapterSet more(4, 3);
+  AdapterSet more(config_of_rank(4), 3);
   EXPECT_NE(testing::error_of<Error>([&] {
               load_peft_weights(folder, more.list, more.stream);
             }).find("model.layers.2"),
             std::string::npos);
-  AdapterSet wider(5);
+  AdapterSet wider(config_of_rank(5));
   EXPECT_NE(testing::error_of<Error>([&] {
               load_peft_weights(folder, wider.list, wider.stream);
             }).find("has shape (4, 4), the adapter needs (4, 5)"),
@@ -163,29 +123,34 @@ TEST(PeftFolder, LoadingNamesWhatDoesNotFitAndChangesNothing) {
   EXPECT_THROW(read_peft_config(scratch.file("absent")), FormatError);
 }
 
-TEST(PeftFolder, WritesAnAdapterOfPeftByteForByte) {
+TEST(PeftFolder, WritesAdaptersOfPeftByteForByte) {
   RW_REQUIRE_SHARED();
   const testing::ScratchFolder scratch;
-  for (const std::string model : {"llama", "llama3_rope", "mistral"}) {
-    const std::string source =
-        testing::shared_folder() + "/golden/tiny/" + model + "/lora/adapter_final";
+  for (const std::string path :
+       {"tiny/llama/lora/adapter_final", "tiny/llama3_rope/lora/adapter_final",
+        "tiny/mistral/lora/adapter_final", "tiny/llama/dora/adapter_init",
+        "tiny/llama/dora/adapter_final", "tiny/llama/adalora/adapter_init",
+        "tiny/llama/adalora/adapter_final", "stories260k/adalora_init",
+        "stories260k/adalora_final"}) {
+    const std::string source = testing::shared_folder() + "/golden/" + path;
+    const PeftConfig config = read_peft_config(source);
     const SafetensorsFile file(source + "/adapter_model.safetensors");
     AdapterSet adapters;
     const std::string prefix = "base_model.model.";
-    const std::string suffix = ".lora_A.weight";
+    const std::string suffix = config.adalora ? "" : ".weight";
     for (const SafetensorsEntry& entry : file.entries()) {
-      if (!entry.name.ends_with(suffix)) continue;
+      if (!entry.name.ends_with(".lora_A" + suffix)) continue;
       const std::string module =
-          entry.name.substr(prefix.size(), entry.name.size() - prefix.size() - suffix.size());
-      const Shape b = file.at(prefix + module + ".lora_B.weight").shape;
-      adapters.add(module, entry.shape.dim(1), b.dim(0), entry.shape.dim(0));
+          entry.name.substr(prefix.size(), entry.name.rfind(".lora_A") - prefix.size());
+      const Shape b = file.at(prefix + module + ".lora_B" + suffix).shape;
+      adapters.add(config, module, entry.shape.dim(1), b.dim(0));
     }
-    ASSERT_EQ(adapters.list.size(), 14u);
+    ASSERT_EQ(adapters.list.size(), path.starts_with("tiny") ? 14u : 35u);
     load_peft_weights(source, adapters.list, adapters.stream);
-    const std::string copy = scratch.file(model);
-    write_peft_folder(copy, read_peft_config(source), adapters.list, {}, adapters.stream);
+    const std::string copy = scratch.file("copy");
+    write_peft_folder(copy, config, adapters.list, {}, adapters.stream);
     for (const char* name : {"/adapter_model.safetensors", "/adapter_config.json"}) {
-      EXPECT_EQ(read_file(copy + name), read_file(source + name)) << model << name;
+      EXPECT_EQ(read_file(copy + name), read_file(source + name)) << path << name;
     }
   }
 }

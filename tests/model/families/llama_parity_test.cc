@@ -13,8 +13,8 @@ namespace rankwise {
 namespace {
 
 using testing::GoldenPlace;
-using testing::LoraRun;
 using testing::max_abs_difference;
+using testing::PeftRun;
 using testing::TinyModel;
 using testing::TrainingRig;
 
@@ -42,7 +42,7 @@ TEST(LlamaFullTraining, EveryGradientEqualsAutograd) {
 }
 
 TEST_P(LlamaParity, LoraTrainsAsInPeft) {
-  LoraRun run(GetParam(), "lora", kCpu);
+  PeftRun run(GetParam(), "lora", kCpu);
   ASSERT_EQ(run.rig.trained().size(), 28u);
   run.expect_first_gradients();
   run.expect_training();
@@ -87,9 +87,9 @@ class MergedSource : public WeightSource {
   std::vector<NamedTensor> tensors_;
 };
 
-TEST_P(LlamaParity, MergedModelEqualsPeftsMerge) {
-  LoraRun run(GetParam(), "lora", kCpu);
-  load_peft_weights(testing::golden_folder("tiny/" + GetParam() + "/lora/adapter_final"),
+void expect_merge(const std::string& model, const std::string& method) {
+  PeftRun run(model, method, kCpu);
+  load_peft_weights(testing::golden_folder(fmt::format("tiny/{}/{}/adapter_final", model, method)),
                     run.rig.model().adapters(), run.rig.stream());
   const MergedSource merged(
       merged_weights(run.rig.model(), nullptr, run.rig.arena(), run.rig.stream()));
@@ -103,9 +103,11 @@ TEST_P(LlamaParity, MergedModelEqualsPeftsMerge) {
             1e-3);
 }
 
+TEST_P(LlamaParity, MergedModelEqualsPeftsMerge) { expect_merge(GetParam(), "lora"); }
+
 TEST(LlamaLoraVariants, RsLoraTrainsAsInPeft) {
   RW_REQUIRE_SHARED();
-  LoraRun run("llama", "rslora", kCpu);
+  PeftRun run("llama", "rslora", kCpu);
   ASSERT_TRUE(run.peft.use_rslora);
   run.expect_first_gradients();
   run.expect_training();
@@ -113,10 +115,21 @@ TEST(LlamaLoraVariants, RsLoraTrainsAsInPeft) {
 
 TEST(LlamaLoraVariants, LoraPlusTrainsAsInPeft) {
   RW_REQUIRE_SHARED();
-  LoraRun run("llama", "loraplus", kCpu);
+  PeftRun run("llama", "loraplus", kCpu);
   ASSERT_EQ(run.expected.values["opt"]["loraplus_ratio"].get<double>(), 16.0);
   run.expect_training();
   run.expect_final_adapter();
+}
+
+TEST(LlamaLoraVariants, DoraTrainsAndMergesAsInPeft) {
+  RW_REQUIRE_SHARED();
+  PeftRun run("llama", "dora", kCpu);
+  ASSERT_TRUE(run.peft.use_dora);
+  ASSERT_EQ(run.rig.trained().size(), 42u);
+  run.expect_first_gradients();
+  run.expect_training();
+  run.expect_final_adapter();
+  expect_merge("llama", "dora");
 }
 
 }  // namespace
