@@ -6,8 +6,8 @@
 
 #include "kernels/elementwise.h"
 #include "kernels/matmul.h"
-#include "kernels/row_norms.h"
 #include "kernels/svd.h"
+#include "model/adapters/low_rank_adapter.h"
 
 namespace rankwise {
 namespace {
@@ -59,12 +59,17 @@ SingularVectors without_negligible(const SingularVectors& all) {
   return leading(all, std::count_if(s, s + all.s.numel(), [&](float v) { return v >= least; }));
 }
 
-// What DoRA adds to w: the rows of w + b a, scaled to their magnitudes, less w.
-Tensor dora_change(const AdapterFactors& factors, const Tensor& w, Arena& arena, Stream& stream) {
+Tensor parameter_of(Adapter& adapter, ParameterRole role) {
+  for (const Parameter* parameter : adapter.parameters()) {
+    if (parameter->role == role) return parameter->dense();
+  }
+  return {};
+}
+
+Tensor merged_change(const Adapter& adapter, const Tensor& w, Arena& arena, Stream& stream) {
   const Tensor change = matrix(w.dim(0), w.dim(1), arena);
   copy(change, w, stream);
-  matmul(change, factors.b, factors.a, {.beta = 1.0f}, stream);
-  set_row_norms(change, factors.magnitude, stream);
+  adapter.merge_into(change, stream);
   for (int64_t i = 0; i < w.numel(); ++i) change.data<float>()[i] -= w.data<float>()[i];
   return change;
 }
@@ -105,6 +110,17 @@ SingularVectors singular_vectors(const Tensor& b, const Tensor& a, Arena& arena,
   return without_negligible({inner.u, inner.s, product(inner.vt, right.vt, {}, arena, stream)});
 }
 
+Tensor input_directions(Adapter& adapter, Arena& arena) {
+  const Tensor a = parameter_of(adapter, ParameterRole::kLoraA);
+  const Tensor e = parameter_of(adapter, ParameterRole::kLoraE);
+  const Tensor out = matrix(a.dim(0), a.dim(1), arena);
+  for (int64_t i = 0; i < a.numel(); ++i) {
+    const float factor = e.defined() ? e.data<float>()[i / a.dim(1)] : 1.0f;
+    out.data<float>()[i] = factor * a.data<float>()[i];
+  }
+  return out;
+}
+
 std::vector<double> subspace_similarity(const Tensor& v, const Tensor& w, Arena& arena,
                                         Stream& stream) {
   const Tensor cosines = product(v, w, {.transpose_b = true}, arena, stream);
@@ -125,19 +141,19 @@ std::vector<double> subspace_similarity(const Tensor& v, const Tensor& w, Arena&
   return phi;
 }
 
-Amplification amplification(const AdapterFactors& factors, const Tensor& w, Arena& arena,
-                            Stream& stream) {
+Amplification amplification(Adapter& adapter, const Tensor& w, Arena& arena, Stream& stream) {
   SingularVectors vectors;
   Amplification out;
-  if (factors.magnitude.defined()) {
-    const Tensor change = dora_change(factors, w, arena, stream);
+  if (parameter_of(adapter, ParameterRole::kMagnitude).defined()) {
+    const Tensor change = merged_change(adapter, w, arena, stream);
     out.change = norm(change, arena, stream);
     if (out.change <= kRounding * norm(w, arena, stream)) return {};
-    vectors = leading_vectors(change, factors.a.dim(0), arena, stream);
+    vectors = leading_vectors(change, adapter.rank(), arena, stream);
   } else {
-    vectors = singular_vectors(factors.b, factors.a, arena, stream);
+    vectors = singular_vectors(parameter_of(adapter, ParameterRole::kLoraB),
+                               input_directions(adapter, arena), arena, stream);
     if (vectors.s.numel() == 0) return {};
-    out.change = norm(vectors.s, arena, stream);
+    out.change = dynamic_cast<LowRankAdapter&>(adapter).scale() * norm(vectors.s, arena, stream);
   }
   const Tensor wv = product(w, vectors.vt, {.transpose_b = true}, arena, stream);  // (out, r)
   out.base = norm(product(vectors.u, wv, {.transpose_a = true}, arena, stream), arena, stream);

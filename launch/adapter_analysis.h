@@ -7,7 +7,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "launch/adapter_folder.h"
+#include "model/adapters/adapter.h"
+#include "runtime/arena.h"
 #include "runtime/stream.h"
 
 namespace rankwise {
@@ -24,6 +25,9 @@ SingularVectors singular_vectors(const Tensor& a, Arena& arena, Stream& stream);
 // The same of the product b a, b (m, r) and a (r, n), which is never formed.
 SingularVectors singular_vectors(const Tensor& b, const Tensor& a, Arena& arena, Stream& stream);
 
+// A (r, in) of a low-rank adapter, with AdaLoRA diag(E) A: what it reads from its inputs.
+Tensor input_directions(Adapter& adapter, Arena& arena);
+
 // phi(i, j) at (i - 1) * k2 + j - 1, for v (k1, n) and w (k2, n) with orthonormal rows. Of
 // independent random subspaces, max(i, j) / n is expected.
 std::vector<double> subspace_similarity(const Tensor& v, const Tensor& w, Arena& arena,
@@ -38,7 +42,6 @@ struct Amplification {
 };
 
 // w (out, in) F32. All 0 when dW is 0. DoRA's dW, of full rank, is formed beside w.
-Amplification amplification(const AdapterFactors& factors, const Tensor& w, Arena& arena,
-                            Stream& stream);
+Amplification amplification(Adapter& adapter, const Tensor& w, Arena& arena, Stream& stream);
 
 }  // namespace rankwise

@@ -4,124 +4,88 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <numeric>
-#include <set>
+#include <span>
 #include <sstream>
+#include <string_view>
+#include <tuple>
 
-#include "runtime/errors.h"
+#include "model/adapters/adapter_registry.h"
+#include "runtime/io/safetensors.h"
 
 namespace rankwise {
 namespace {
 
 constexpr std::string_view kPrefix = "base_model.model.";
-constexpr std::string_view kMarker = ".lora_";
-
-PeftConfig config_of(const std::string& folder) {
-  if (!std::filesystem::exists(folder)) {
-    throw ConfigError(fmt::format("'{}' does not exist", folder));
-  }
-  return read_peft_config(folder);
-}
+constexpr std::string_view kMatrix = ".lora_A";
 
 // The first number in the path is that of the layer.
 void split_name(AdaptedModule& module) {
+  module.kind = module.name;
   std::istringstream path(module.name);
   for (std::string part; std::getline(path, part, '.');) {
-    if (!std::ranges::all_of(part, [](unsigned char c) { return std::isdigit(c) != 0; })) continue;
+    if (part.find_first_not_of("0123456789") != std::string::npos) continue;
     module.layer = part;
     std::getline(path, module.kind, '\0');
     return;
   }
-  module.kind = module.name;
 }
 
-double scale_of(const PeftConfig& config, const std::string& module, int64_t rank) {
-  const double alpha = config.alpha_of(module);
-  if (config.adalora) return alpha / (static_cast<double>(config.adalora->init_r) + 1e-5);
-  const auto r = static_cast<double>(rank);
-  return alpha / (config.use_rslora ? std::sqrt(r) : r);
+// Sizes by those of lora_A (r, in) and lora_B (out, r); loading compares the rest.
+AdaptedModule module_of(const SafetensorsFile& file, const SafetensorsEntry& a, size_t marker) {
+  std::string name = a.name;
+  name[marker + kMatrix.size() - 1] = 'B';
+  const SafetensorsEntry& b = file.at(name);
+  if (a.shape.rank() != 2 || b.shape.rank() != 2) {
+    throw FormatError(fmt::format("{}: {} and {} are not matrices", file.path(), a.name, b.name));
+  }
+  AdaptedModule module;
+  module.name = name.substr(kPrefix.size(), marker - kPrefix.size());
+  module.in = a.shape.dim(1);
+  module.out = b.shape.dim(0);
+  split_name(module);
+  return module;
 }
 
-// Shorter numbers first, so that layer 10 follows layer 9.
-bool is_before(const AdaptedModule& a, const AdaptedModule& b) {
-  return std::tuple(a.layer.size(), a.layer, a.name) < std::tuple(b.layer.size(), b.layer, b.name);
+int64_t rank_of(Adapter& adapter, const std::string& path) {
+  int64_t rank = adapter.rank();
+  for (const Parameter* parameter : adapter.parameters()) {
+    const std::span values(parameter->dense().data<float>(),
+                           static_cast<size_t>(parameter->dense().numel()));
+    if (!std::ranges::all_of(values, [](float value) { return std::isfinite(value); })) {
+      throw FormatError(fmt::format("{}: {}: not finite", path, parameter->name));
+    }
+    if (parameter->role == ParameterRole::kLoraE) rank -= std::ranges::count(values, 0.0f);
+  }
+  return rank;
 }
 
 }  // namespace
 
-AdapterFolder::AdapterFolder(const std::string& folder)
-    : config_(config_of(folder)), file_(folder + "/adapter_model.safetensors") {
-  std::set<std::string> names;
-  for (const SafetensorsEntry& entry : file_.entries()) {
-    const size_t marker = entry.name.rfind(kMarker);
-    if (!entry.name.starts_with(kPrefix) || marker == std::string::npos) {
-      throw FormatError(
-          fmt::format("{}: {} is no tensor of LoRA, DoRA or AdaLoRA", file_.path(), entry.name));
-    }
-    names.insert(entry.name.substr(kPrefix.size(), marker - kPrefix.size()));
+AdapterFolder::AdapterFolder(const std::string& folder) : path_(folder) {
+  if (!std::filesystem::exists(folder)) {
+    throw ConfigError(fmt::format("'{}' does not exist", folder));
   }
-  if (names.empty()) throw FormatError(file_.path() + ": no tensors");
-  for (const std::string& name : names) add_module(name);
-  std::ranges::sort(modules_, is_before);
-}
-
-void AdapterFolder::add_module(const std::string& name) {
-  const SafetensorsEntry* a = find(name, "A");
-  const SafetensorsEntry* b = find(name, "B");
-  const SafetensorsEntry* e = find(name, "E");
-  const SafetensorsEntry* m = find(name, "magnitude_vector");
-  const bool fits = a != nullptr && b != nullptr && a->shape.rank() == 2 && b->shape.rank() == 2 &&
-                    a->shape.dim(0) == b->shape.dim(1) && (e != nullptr || a->shape.dim(0) > 0) &&
-                    (e != nullptr) == config_.adalora.has_value() &&
-                    (e == nullptr || e->shape == Shape{a->shape.dim(0), 1}) &&
-                    (m != nullptr) == config_.use_dora &&
-                    (m == nullptr || m->shape == Shape{b->shape.dim(0)});
-  if (!fits) {
-    throw FormatError(fmt::format("{}: {}: its tensors are not lora_A (r, in), lora_B (out, r){}{}",
-                                  file_.path(), name, config_.adalora ? ", lora_E (r, 1)" : "",
-                                  config_.use_dora ? ", lora_magnitude_vector (out)" : ""));
+  const PeftConfig config = read_peft_config(folder);
+  const SafetensorsFile file(folder + "/adapter_model.safetensors");
+  Stream stream;
+  std::vector<std::pair<std::string, Adapter*>> adapters;
+  for (const SafetensorsEntry& entry : file.entries()) {
+    const size_t marker = entry.name.rfind(kMatrix);
+    if (!entry.name.starts_with(kPrefix) || marker == std::string::npos) continue;
+    AdaptedModule module = module_of(file, entry, marker);
+    const LinearSite site = {module.name, module.in, module.out, ShardSpec::replicated()};
+    module.adapter =
+        make_adapter(site, adapter_options(config, module.name), /*seed=*/0, arena_, stream);
+    adapters.emplace_back(module.name, module.adapter.get());
+    modules_.push_back(std::move(module));
   }
-  Arena arena;
-  const Tensor values = e == nullptr ? Tensor() : read(*e, arena);
-  AdaptedModule module = {.name = name, .in = a->shape.dim(1), .out = b->shape.dim(0)};
-  split_name(module);
-  for (int64_t i = 0; i < a->shape.dim(0); ++i) {
-    if (e == nullptr || values.data<float>()[i] != 0.0f) ++module.rank;
-  }
-  modules_.push_back(std::move(module));
-}
-
-const SafetensorsEntry* AdapterFolder::find(const std::string& module,
-                                            const std::string& part) const {
-  const std::string name = fmt::format("{}{}{}{}", kPrefix, module, kMarker, part);
-  const SafetensorsEntry* entry = file_.find(name + ".weight");  // AdaLoRA has none of these
-  return entry != nullptr ? entry : file_.find(name);
-}
-
-Tensor AdapterFolder::read(const SafetensorsEntry& entry, Arena& arena) const {
-  const Tensor out = arena.allocate("analysis", DType::kF32, entry.shape);
-  file_.read(entry, out);
-  const auto* values = out.data<float>();
-  if (!std::all_of(values, values + out.numel(), [](float v) { return std::isfinite(v); })) {
-    throw FormatError(fmt::format("{}: {}: not finite", file_.path(), entry.name));
-  }
-  return out;
-}
-
-AdapterFactors AdapterFolder::factors(const AdaptedModule& module, Arena& arena) const {
-  const SafetensorsEntry* e = find(module.name, "E");
-  const SafetensorsEntry* m = find(module.name, "magnitude_vector");
-  const AdapterFactors out = {read(*find(module.name, "A"), arena),
-                              read(*find(module.name, "B"), arena),
-                              m == nullptr ? Tensor() : read(*m, arena)};
-  const float scale = static_cast<float>(scale_of(config_, module.name, out.a.dim(0)));
-  for (int64_t i = 0; i < out.b.numel(); ++i) out.b.data<float>()[i] *= scale;
-  if (e == nullptr) return out;
-  const Tensor values = read(*e, arena);
-  for (int64_t i = 0; i < out.a.numel(); ++i) {
-    out.a.data<float>()[i] *= values.data<float>()[i / module.in];
-  }
-  return out;
+  load_peft_weights(folder, adapters, stream);
+  if (modules_.empty()) throw FormatError(file.path() + ": no tensors");
+  for (AdaptedModule& module : modules_) module.rank = rank_of(*module.adapter, file.path());
+  // Shorter numbers first, so that layer 10 follows layer 9.
+  std::ranges::sort(modules_, {}, [](const AdaptedModule& module) {
+    return std::tuple(module.layer.size(), module.layer, module.name);
+  });
 }
 
 }  // namespace rankwise

@@ -108,7 +108,7 @@ sanitize_one() { # sanitize_one TOOL PROGRAM
     memcheck) arguments+=(--report-api-errors no) ;;
     racecheck)
       case ${2##*.} in
-        *_matmul_test | matmul_test | low_rank_linear_test) return ;;
+        *_matmul_test | matmul_test | low_rank_linear_test | row_norms_test) return ;;
       esac
       arguments+=(--kernel-name kernel_substring=rankwise)
       ;;

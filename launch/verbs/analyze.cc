@@ -12,6 +12,7 @@
 
 #include "kernels/quantize.h"
 #include "launch/adapter_analysis.h"
+#include "launch/adapter_folder.h"
 #include "launch/heat_map.h"
 #include "launch/verbs/verb.h"
 #include "runtime/io/atomic_file.h"
@@ -97,8 +98,9 @@ std::map<std::string, KindSimilarity> compare(const AdapterFolder& first,
                                     module.name, other->in, first.path(), module.in));
     }
     const Arena::Scope scope = arena.scope("analysis");
-    const Tensor v = singular_vectors(first.factors(module, arena).a, arena, stream).vt;
-    const Tensor w = singular_vectors(second.factors(*other, arena).a, arena, stream).vt;
+    const Tensor v = singular_vectors(input_directions(*module.adapter, arena), arena, stream).vt;
+    const Tensor w = singular_vectors(input_directions(*other->adapter, arena), arena, stream).vt;
+    if (v.dim(0) == 0 || w.dim(0) == 0) continue;
     KindSimilarity& kind = kinds[module.kind];
     kind.in = module.in;
     kind.add(subspace_similarity(v, w, arena, stream), v.dim(0), w.dim(0));
@@ -244,7 +246,7 @@ class AnalyzeVerb : public Verb {
       const Arena::Scope scope = arena.scope("analysis");
       const Tensor w = base_weight(*weights, module, arena, stream);
       Amplification value;
-      if (module.rank > 0) value = amplification(adapter.factors(module, arena), w, arena, stream);
+      if (module.rank > 0) value = amplification(*module.adapter, w, arena, stream);
       changes.push_back(value.change);
       bases.push_back(value.base);
       factors.push_back(value.change == 0.0 ? NAN : value.factor());

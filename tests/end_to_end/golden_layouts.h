@@ -17,6 +17,19 @@
 
 namespace rankwise::testing {
 
+// Overrides for runs of the methods other than plain LoRA, of 12 steps.
+inline std::vector<std::vector<std::string>> other_methods() {
+  std::vector<std::vector<std::string>> methods = {
+      {"adapt.0.method=dora", "adapt.0.rank=8"},
+      {"adapt.0.method=adalora", "adapt.0.adalora.init_rank=8", "adapt.0.adalora.target_rank=4",
+       "adapt.0.adalora.warmup=2", "adapt.0.adalora.final=4", "adapt.0.adalora.interval=2"},
+      {"adapt.0.rank=8", "adapt.0.rslora=true", "adapt.0.lr_ratio_b=4", "optim.lr=5e-4"}};
+  for (auto& method : methods) {
+    method.insert(method.begin(), {"adapt.0.from=null", "train.steps=12"});
+  }
+  return methods;
+}
+
 class GoldenLayouts {
  public:
   // Called by all ranks; rank 0 writes the files for all.

@@ -27,12 +27,7 @@ TEST(MpiLayouts, EveryLayoutTrainsAsOneRank) {
 TEST(MpiLayouts, EveryMethodTrainsAsOnOneRank) {
   RW_REQUIRE_SHARED();
   const GoldenLayouts run;
-  for (std::vector<std::string> method :
-       {std::vector<std::string>{"adapt.0.method=dora", "adapt.0.rank=8"},
-        {"adapt.0.method=adalora", "adapt.0.adalora.init_rank=8", "adapt.0.adalora.target_rank=4",
-         "adapt.0.adalora.warmup=2", "adapt.0.adalora.final=4", "adapt.0.adalora.interval=2"},
-        {"adapt.0.rank=8", "adapt.0.rslora=true", "adapt.0.lr_ratio_b=4", "optim.lr=5e-4"}}) {
-    method.insert(method.begin(), {"adapt.0.from=null", "train.steps=12"});
+  for (const std::vector<std::string>& method : other_methods()) {
     const SmallRunResult alone = run.alone(method);
     ASSERT_EQ(alone.losses.size(), 12u);
     EXPECT_LT(alone.losses.back(), 0.95 * alone.losses.front());

@@ -2,6 +2,7 @@
 // Whole models on the GPU in fp32 against transformers and PEFT, by the checks of the CPU.
 #include <gtest/gtest.h>
 
+#include "tests/model/adalora_run.h"
 #include "tests/model/golden_models.h"
 #include "tests/support/device_memory.h"
 
@@ -46,6 +47,22 @@ TEST(GpuGoldenVariants, EveryGradientEqualsAutograd) {
   RW_REQUIRE_GPU();
   RW_REQUIRE_SHARED();
   TinyModel("llama").expect_every_gradient(kGpu);
+}
+
+TEST(GpuGoldenVariants, DoraTrainsAsInPeft) {
+  RW_REQUIRE_GPU();
+  RW_REQUIRE_SHARED();
+  PeftRun run("llama", "dora", kGpu);
+  run.expect_first_gradients();
+  run.expect_training();
+  run.expect_final_adapter();
+}
+
+TEST(GpuGoldenVariants, AdaLoraTrainsAsInPeft) {
+  RW_REQUIRE_GPU();
+  RW_REQUIRE_SHARED();
+  testing::expect_tiny_adalora(kGpu);
+  testing::expect_stories_adalora(kGpu);
 }
 
 TEST(GpuGoldenVariants, RsLoraAndLoraPlusTrainAsInPeft) {

@@ -36,6 +36,19 @@ class GpuLayouts : public ::testing::Test {
 
 TEST_F(GpuLayouts, EveryLayoutTrainsAsOneGpuInFp32) { expect_same("fp32", 1e-4); }
 
+TEST_F(GpuLayouts, EveryMethodTrainsAsOnOneGpuInFp32) {
+  const GoldenLayouts run;
+  for (std::vector<std::string> method : other_methods()) {
+    method.insert(method.end(), {"device=cuda", "model.compute=fp32", "train.deterministic=true"});
+    const SmallRunResult alone = run.alone(method, device_);
+    for (const char* layout : kLayouts) {
+      std::vector<std::string> overrides = method;
+      overrides.emplace_back(layout);
+      run.expect_losses(alone, 1e-4, overrides, device_);
+    }
+  }
+}
+
 // Rounding to bf16 in another order grows over the steps of this run, as any change of it does.
 TEST_F(GpuLayouts, EveryLayoutTrainsAsOneGpuInBf16) { expect_same("bf16", 0.05); }
 

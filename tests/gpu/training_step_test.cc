@@ -2,6 +2,10 @@
 // Training steps on the GPU: number types, 4-bit weights, recomputation, repetition, memory.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <map>
+#include <numeric>
+
 #include "launch/memory_plan.h"
 #include "launch/trainer.h"
 #include "model/hf_folder.h"
@@ -58,8 +62,9 @@ RunResult train(const RigOptions& options, int steps) {
 }
 
 RigOptions options_of(Device device, DType compute, bool nf4,
-                      Recompute recompute = Recompute::kNone) {
-  RigOptions options = testing::with_lora({.rank = 8, .alpha = 16.0});
+                      Recompute recompute = Recompute::kNone,
+                      AdapterMethod method = AdapterMethod::kLora) {
+  RigOptions options = testing::with_adapters({.method = method, .rank = 8, .alpha = 16.0});
   options.device = device;
   options.plan.compute = compute;
   options.plan.quantize_nf4 = nf4;
@@ -132,6 +137,57 @@ TEST(GpuTraining, OddShapesTrainAsOnTheCpu) {
     const RunResult cpu = train(options_of({}, DType::kF32, nf4), 5);
     expect_losses(train(options_of(kGpu, DType::kF32, nf4), 5), cpu, 1e-4);
     expect_losses(train(options_of(kGpu, DType::kBF16, nf4), 5), cpu, 1e-2);
+  }
+}
+
+TEST(GpuTraining, OtherAdaptersTrainAsOnTheCpu) {
+  RW_REQUIRE_GPU();
+  for (const AdapterMethod method : {AdapterMethod::kDora, AdapterMethod::kAdaLora}) {
+    for (const bool nf4 : {false, true}) {
+      SCOPED_TRACE(fmt::format("method {}, nf4 {}", static_cast<int>(method), nf4));
+      const auto losses = [&](Device device, DType compute, Recompute recompute) {
+        return train(options_of(device, compute, nf4, recompute, method), 5);
+      };
+      const RunResult cpu = losses({}, DType::kF32, Recompute::kNone);
+      expect_losses(losses(kGpu, DType::kF32, Recompute::kNone), cpu, 1e-4);
+      expect_losses(losses(kGpu, DType::kF32, Recompute::kFull), cpu, 1e-4);
+      expect_losses(losses(kGpu, DType::kBF16, Recompute::kNone), cpu, 1e-2);
+      expect_losses(losses(kGpu, DType::kBF16, Recompute::kSelective), cpu, 1e-2);
+    }
+  }
+}
+
+// The magnitudes of o and down see outputs as differences of the rounded residual stream.
+TEST(GpuTraining, Bf16GradientsOfMagnitudesHaveTheErrorOfTheOthers) {
+  RW_REQUIRE_GPU();
+  RW_REQUIRE_SHARED();
+  StoriesModel stories;
+  const Tensor ids = stories.expected.i64("train_ids");
+  const MicroBatch batch =
+      testing::golden_batch(ids, stories.expected.i64("train_labels"), 0, ids.dim(1), true);
+  RigOptions options =
+      testing::with_adapters({.method = AdapterMethod::kDora, .rank = 8, .alpha = 1.0});
+  TrainingRig exact(stories.config, *stories.weights, options);
+  options.device = kGpu;
+  options.plan.compute = DType::kBF16;
+  TrainingRig rounded(stories.config, *stories.weights, options);
+  for (TrainingRig* rig : {&exact, &rounded}) {
+    rig->randomise_lora_b();
+    rig->accumulate({batch});
+  }
+  std::map<std::string, std::vector<double>> errors;  // by the last parts of the name
+  for (size_t i = 0; i < exact.trained().size(); ++i) {
+    const std::string& name = exact.trained()[i]->name;
+    const double error = testing::relative_l2(rounded.host_copy(rounded.trained()[i]->gradient),
+                                              exact.trained()[i]->gradient);
+    const size_t module = name.rfind('.', name.find(".lora_") - 1) + 1;
+    errors[name.substr(module)].push_back(error);
+  }
+  for (const auto& [name, all] : errors) {
+    const double mean = std::accumulate(all.begin(), all.end(), 0.0) / std::ssize(all);
+    fmt::print("   {:<36} mean error {:.3f}, largest {:.3f}\n", name, mean,
+               *std::ranges::max_element(all));
+    EXPECT_LT(mean, 0.1) << name;
   }
 }
 

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/elementwise.h"
+#include "model/adapters/adapter_registry.h"
 #include "runtime/rng.h"
 
 namespace rankwise {
@@ -21,9 +23,6 @@ struct Rig {
     std::ranges::copy(values, out.data<float>());
     return out;
   }
-  Tensor vector(const std::vector<float>& values) {
-    return matrix(std::ssize(values), 1, values).reshaped({std::ssize(values)});
-  }
   Tensor random(int64_t rows, int64_t columns, const char* name) {
     std::vector<float> values(static_cast<size_t>(rows * columns));
     Rng(7, name).fill_normal(values, 0.0f, 1.0f);
@@ -33,8 +32,25 @@ struct Rig {
     return subspace_similarity(singular_vectors(a, arena, stream).vt,
                                singular_vectors(b, arena, stream).vt, arena, stream);
   }
-  Amplification amplify(const AdapterFactors& factors, const Tensor& w) {
-    return amplification(factors, w, arena, stream);
+  // Of scale 1 unless alpha says otherwise; `m` makes it DoRA.
+  Amplification amplify(const Tensor& a, const Tensor& b, const Tensor& w,
+                        const std::vector<float>& m = {}, double alpha = 0.0) {
+    const LinearSite site = {"layer", w.dim(1), w.dim(0), ShardSpec::replicated()};
+    const auto rank = a.dim(0);
+    const AdapterOptions options = {
+        .method = m.empty() ? AdapterMethod::kLora : AdapterMethod::kDora,
+        .rank = rank,
+        .alpha = alpha == 0.0 ? static_cast<double>(rank) : alpha,
+        .from_folder = true};
+    const auto adapter = make_adapter(site, options, 0, arena, stream);
+    for (Parameter* parameter : adapter->parameters()) {
+      if (parameter->role == ParameterRole::kLoraA) copy(parameter->dense(), a, stream);
+      if (parameter->role == ParameterRole::kLoraB) copy(parameter->dense(), b, stream);
+      if (parameter->role == ParameterRole::kMagnitude) {
+        std::ranges::copy(m, parameter->dense().data<float>());
+      }
+    }
+    return amplification(*adapter, w, arena, stream);
   }
 };
 
@@ -120,9 +136,9 @@ TEST(Amplification, OneDirectionOfASmallMatrix) {
   Rig rig;
   // dW = 10 e1 e2^T, e1^T W e2 = 0.5.
   const Tensor w = rig.matrix(2, 2, {2.0f, 0.5f, 1.0f, 4.0f});
-  const AdapterFactors factors = {rig.matrix(1, 2, {0.0f, 2.0f}), rig.matrix(2, 1, {5.0f, 0.0f}),
-                                  Tensor()};
-  const Amplification result = rig.amplify(factors, w);
+  const Tensor a = rig.matrix(1, 2, {0.0f, 2.0f});
+  const Tensor b = rig.matrix(2, 1, {1.0f, 0.0f});
+  const Amplification result = rig.amplify(a, b, w, {}, /*alpha=*/5.0);
   EXPECT_NEAR(result.change, 10.0, 1e-5);
   EXPECT_NEAR(result.base, 0.5, 1e-6);
   EXPECT_NEAR(result.factor(), 20.0, 1e-4);
@@ -132,7 +148,7 @@ TEST(Amplification, AMultipleOfTheWeightIsAmplifiedByThatMultiple) {
   Rig rig;
   const Tensor w = rig.random(3, 3, "w");
   const Tensor identity = rig.matrix(3, 3, {3, 0, 0, 0, 3, 0, 0, 0, 3});
-  EXPECT_NEAR(rig.amplify({w, identity, Tensor()}, w).factor(), 3.0, 1e-4);
+  EXPECT_NEAR(rig.amplify(identity, w, w).factor(), 3.0, 1e-4);
 }
 
 TEST(Amplification, DoraScalesRowsToTheirMagnitudes) {
@@ -142,7 +158,7 @@ TEST(Amplification, DoraScalesRowsToTheirMagnitudes) {
   const Tensor a = rig.matrix(1, 2, {0.0f, 4.0f});
   const Tensor b = rig.matrix(2, 1, {1.0f, 0.0f});
   // dW = e1 (3, 8)^T, so that U^T W V = 3 * 3 / |(3, 8)|.
-  const Amplification result = rig.amplify({a, b, rig.vector({10.0f, 1.0f})}, w);
+  const Amplification result = rig.amplify(a, b, w, {10.0f, 1.0f});
   EXPECT_NEAR(result.change, std::sqrt(73.0), 1e-5);
   EXPECT_NEAR(result.base, 9.0 / std::sqrt(73.0), 1e-5);
 }
@@ -152,7 +168,6 @@ TEST(Amplification, DoraTakesTheLeadingDirectionsOfAChangeOfFullRank) {
   const Tensor w = rig.random(40, 30, "w");
   const Tensor a = rig.random(2, 30, "a");
   const Tensor b = rig.random(40, 2, "b");
-  std::vector<float> ones(40, 1.0f);
   // dW by its definition, and all of its singular vectors.
   const Tensor change = rig.matrix(40, 30, std::vector<float>(1200));
   for (int64_t i = 0; i < 40; ++i) {
@@ -177,7 +192,7 @@ TEST(Amplification, DoraTakesTheLeadingDirectionsOfAChangeOfFullRank) {
     }
     base += sum * sum;
   }
-  const Amplification result = rig.amplify({a, b, rig.vector(ones)}, w);
+  const Amplification result = rig.amplify(a, b, w, std::vector<float>(40, 1.0f));
   EXPECT_NEAR(result.base, std::sqrt(base), 1e-2 * std::sqrt(base));
 }
 
@@ -186,7 +201,7 @@ TEST(Amplification, NoChangeGivesZeros) {
   const Tensor w = rig.random(4, 3, "w");
   const Tensor a = rig.random(2, 3, "a");
   const Tensor b = rig.matrix(4, 2, std::vector<float>(8, 0.0f));
-  EXPECT_EQ(rig.amplify({a, b, Tensor()}, w).change, 0.0);
+  EXPECT_EQ(rig.amplify(a, b, w).change, 0.0);
   std::vector<float> norms(4, 0.0f);
   for (size_t i = 0; i < 4; ++i) {
     for (size_t j = 0; j < 3; ++j) {
@@ -194,7 +209,7 @@ TEST(Amplification, NoChangeGivesZeros) {
     }
     norms[i] = std::sqrt(norms[i]);
   }
-  EXPECT_EQ(rig.amplify({a, b, rig.vector(norms)}, w).change, 0.0);
+  EXPECT_EQ(rig.amplify(a, b, w, norms).change, 0.0);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "launch/adapter_analysis.h"
 #include "launch/adapter_folder.h"
 #include "launch/verbs/quantize.h"
 #include "launch/verbs/verb.h"
@@ -49,12 +50,12 @@ std::string write_adapter(const ScratchFolder& scratch, const std::string& folde
 
 constexpr const char* kAdaLoraKeys = R"("peft_type": "ADALORA", "init_r": 2, "total_step": 9)";
 
+// Two triplets of these values; those not given are 0.
 std::vector<StoredTensor> adalora_tensors(const std::string& module, std::vector<float> e) {
-  const auto rank = std::ssize(e);
-  const auto ones = [](int64_t count) { return std::vector<float>(static_cast<size_t>(count), 1); };
-  return {{module + ".lora_A", {rank, 3}, ones(3 * rank)},
-          {module + ".lora_B", {4, rank}, ones(4 * rank)},
-          {module + ".lora_E", {rank, 1}, e}};
+  e.resize(2, 0.0f);
+  return {{module + ".lora_A", {2, 3}, std::vector<float>(6, 1.0f)},
+          {module + ".lora_B", {4, 2}, std::vector<float>(8, 1.0f)},
+          {module + ".lora_E", {2, 1}, e}};
 }
 
 std::string golden(const std::string& path) { return testing::shared_folder() + "/golden/" + path; }
@@ -62,46 +63,26 @@ std::string golden(const std::string& path) { return testing::shared_folder() + 
 // The golden folders are read only.
 std::string picture(const ScratchFolder& scratch) { return scratch.file("picture.svg"); }
 
-TEST(AdapterFolder, GivesFactorsWithTheScaleOfItsMethod) {
+TEST(AdapterFolder, LoadsModulesByLayerAndCountsTripletsThatAreNotZero) {
   const ScratchFolder scratch;
-  const std::string module = "model.layers.3.self_attn.q_proj";
-  const std::vector<StoredTensor> tensors = {
-      {module + ".lora_A.weight", {4, 2}, {1, 2, 3, 4, 5, 6, 7, 8}},
-      {module + ".lora_B.weight", {1, 4}, {1, 0, -1, 2}}};
-  const auto first_b = [&](const std::string& folder) {
-    const AdapterFolder adapter(folder);
-    Arena arena;
-    const AdapterFactors factors = adapter.factors(adapter.modules()[0], arena);
-    EXPECT_EQ(factors.a.data<float>()[3], 4.0f);
-    return factors.b.data<float>()[0];
-  };
-  const std::string lora = R"("peft_type": "LORA", "r": 4)";
-  EXPECT_EQ(first_b(write_adapter(scratch, "lora", lora, tensors)), 2.0f);
-  EXPECT_EQ(first_b(write_adapter(scratch, "rslora", lora + R"(, "use_rslora": true)", tensors)),
-            4.0f);
-  const AdapterFolder adapter(scratch.file("lora"));
-  EXPECT_EQ(adapter.modules()[0].kind, "self_attn.q_proj");
-  EXPECT_EQ(adapter.modules()[0].layer, "3");
-}
-
-TEST(AdapterFolder, OfAdaLoraKeepsTripletsWhoseValueIsNotZero) {
-  const ScratchFolder scratch;
-  std::vector<StoredTensor> tensors = adalora_tensors("model.layers.10.q_proj", {0.0f, -3.0f});
+  std::vector<StoredTensor> tensors = adalora_tensors("model.layers.10.attn.q_proj", {0.0f, -3.0f});
   tensors[0].values = {1, 2, 3, 4, 5, 6};
-  for (const StoredTensor& tensor : adalora_tensors("model.layers.9.q_proj", {})) {
+  for (const StoredTensor& tensor : adalora_tensors("model.layers.9.attn.q_proj", {1.0f, 2.0f})) {
     tensors.push_back(tensor);
   }
-  const AdapterFolder adapter(write_adapter(scratch, "adalora", kAdaLoraKeys, tensors));
-  ASSERT_EQ(adapter.modules().size(), 2u);
-  EXPECT_EQ(adapter.modules()[0].layer, "9");
-  EXPECT_EQ(adapter.modules()[0].rank, 0);
-  const AdaptedModule& module = adapter.modules()[1];
+  const AdapterFolder folder(write_adapter(scratch, "adalora", kAdaLoraKeys, tensors));
+  ASSERT_EQ(folder.modules().size(), 2u);
+  EXPECT_EQ(folder.modules()[0].layer, "9");
+  EXPECT_EQ(folder.modules()[0].rank, 2);
+  const AdaptedModule& module = folder.modules()[1];
+  EXPECT_EQ(module.kind, "attn.q_proj");
   EXPECT_EQ(module.rank, 1);
+  EXPECT_EQ(module.in, 3);
+  EXPECT_EQ(module.out, 4);
   Arena arena;
-  const AdapterFactors factors = adapter.factors(module, arena);
-  EXPECT_EQ(factors.a.data<float>()[2], 0.0f);
-  EXPECT_EQ(factors.a.data<float>()[5], -18.0f);
-  EXPECT_NEAR(factors.b.data<float>()[3], 8.0 / (2.0 + 1e-5), 1e-6);
+  const Tensor directions = input_directions(*module.adapter, arena);
+  EXPECT_EQ(directions.data<float>()[2], 0.0f);
+  EXPECT_EQ(directions.data<float>()[5], -18.0f);
 }
 
 TEST(AdapterFolder, RefusesTensorsThatDoNotBelongTogether) {
@@ -109,31 +90,25 @@ TEST(AdapterFolder, RefusesTensorsThatDoNotBelongTogether) {
   const std::string lora = R"("peft_type": "LORA", "r": 1)";
   const StoredTensor a = {"q_proj.lora_A.weight", {1, 2}, {1, 2}};
   const StoredTensor b = {"q_proj.lora_B.weight", {2, 1}, {1, 2}};
-  const StoredTensor m = {"q_proj.lora_magnitude_vector", {3}, {1, 2, 3}};
   const std::pair<std::string, std::vector<StoredTensor>> vectors[] = {
       {lora, {a}},
+      {lora, {a, {b.name, {2}, b.values}}},
       {lora, {a, {b.name, {1, 2}, b.values}}},
-      {lora, {a, b, m}},
       {lora + R"(, "use_dora": true)", {a, b}},
-      {lora + R"(, "use_dora": true)", {a, b, m}},
       {lora, {{a.name, {0, 2}, {}}, {b.name, {2, 0}, {}}}},
       {lora, {a, b, {"q_proj.weight", {1}, {1}}}},
-      {lora, {a, b, {"q_proj.lora_E", {1, 1}, {1}}}},
+      {lora, {{a.name, {1, 2}, {1, NAN}}, b}},
       {kAdaLoraKeys, {a, b}},
+      {lora, {{"q_proj.weight", {1}, {1}}}},
   };
   int number = 0;
   for (const auto& [keys, tensors] : vectors) {
-    const std::string folder =
+    const std::string path =
         write_adapter(scratch, fmt::format("adapter{}", number++), keys, tensors);
-    const auto message = error_of<FormatError>([&] { const AdapterFolder adapter(folder); });
-    EXPECT_TRUE(message.starts_with(folder + "/adapter_model.safetensors: ")) << message;
+    const auto message = error_of<FormatError>([&] { const AdapterFolder folder(path); });
+    EXPECT_TRUE(message.starts_with(path + "/adapter_model.safetensors: ")) << message;
     RW_EXPECT_HAS(message, "q_proj");
   }
-  const std::string folder = write_adapter(scratch, "nan", lora, {{a.name, {1, 2}, {1, NAN}}, b});
-  const AdapterFolder adapter(folder);
-  Arena arena;
-  RW_EXPECT_HAS(error_of<FormatError>([&] { adapter.factors(adapter.modules()[0], arena); }),
-                "q_proj.lora_A.weight: not finite");
 }
 
 TEST(AnalyzeVerb, ShowsRanksByLayerAndKindAndDrawsThem) {

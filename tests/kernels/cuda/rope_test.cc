@@ -54,8 +54,14 @@ void expect_same_rotation(Backends& b, const Tensor& q, const Tensor& k, bool in
   const Tensor host_k = b.device.to_host(k, b.memory);
   const Tensor cos = b.memory.uniform({q.dim(0), q.dim(2) / 2});
   const Tensor sin = b.memory.uniform({q.dim(0), q.dim(2) / 2});
-  rope(host_q, host_k, cos, sin, inverse, b.cpu);
-  rope(q, k, b.device.copy_of(cos), b.device.copy_of(sin), inverse, b.gpu);
+  const Tensor gpu_cos = b.device.copy_of(cos), gpu_sin = b.device.copy_of(sin);
+  if (inverse) {
+    rope_backward(host_q, host_k, cos, sin, {}, b.cpu);
+    rope_backward(q, k, gpu_cos, gpu_sin, {}, b.gpu);
+  } else {
+    rope(host_q, host_k, cos, sin, b.cpu);
+    rope(q, k, gpu_cos, gpu_sin, b.gpu);
+  }
   expect_near(b.device.to_host(q, b.memory), host_q, tolerance(q.dtype()));
   expect_near(b.device.to_host(k, b.memory), host_k, tolerance(q.dtype()));
 }
@@ -97,6 +103,85 @@ TEST(RopeCuda, TurnsColumnsOfAPackedMatrixAndNoOthers) {
       expect_same_rotation(b, q, k, false);
       testing::expect_identical(b.device.to_host(v, b.memory), before);
     }
+  }
+}
+
+// Gradients and outputs of rope, of q or of k, on both devices, with where their dots go.
+struct Turned {
+  Turned(Backends& b, const Shape& shape, DType dtype, int64_t extra, bool biased)
+      : dx(b.pair(b.memory.normal(shape), dtype, extra)),
+        x(b.pair(b.memory.normal(shape), dtype, 2 * extra)) {
+    const Shape width{shape.dim(1) * shape.dim(2)};
+    const Backends::Pair bias =
+        biased ? b.pair(b.memory.normal(width), DType::kF32) : Backends::Pair{};
+    host_dots = {b.memory.poisoned(width), bias.host};
+    gpu_dots = {b.device.poisoned(DType::kF32, width), bias.gpu};
+  }
+  void expect_same_dots(Backends& b) const {
+    expect_near(b.device.to_host(gpu_dots.dots, b.memory), host_dots.dots, 1e-5);
+  }
+  void expect_same_gradient(Backends& b) const {
+    expect_near(b.device.to_host(dx.gpu, b.memory), dx.host, tolerance(dx.gpu.dtype()));
+    testing::expect_identical(b.device.to_host(x.gpu, b.memory), x.host);
+  }
+  Backends::Pair dx;
+  Backends::Pair x;
+  ColumnDots host_dots, gpu_dots;
+};
+
+void expect_same_dots(const HeadShape& shape, DType dtype, int64_t extra, bool biased) {
+  Backends b;
+  const Turned q(b, {shape.tokens, shape.q_heads, shape.dim}, dtype, extra, biased);
+  const Turned k(b, {shape.tokens, shape.k_heads, shape.dim}, dtype, extra, biased);
+  const Tensor cos = b.memory.uniform({shape.tokens, shape.dim / 2});
+  const Tensor sin = b.memory.uniform({shape.tokens, shape.dim / 2});
+  const Tensor gpu_cos = b.device.copy_of(cos), gpu_sin = b.device.copy_of(sin);
+  rope_backward(q.dx.host, k.dx.host, cos, sin, {q.x.host, k.x.host, q.host_dots, k.host_dots},
+                b.cpu);
+  rope_backward(q.dx.gpu, k.dx.gpu, gpu_cos, gpu_sin, {q.x.gpu, k.x.gpu, q.gpu_dots, k.gpu_dots},
+                b.gpu);
+  for (const Turned* one : {&q, &k}) {
+    one->expect_same_dots(b);
+    one->expect_same_gradient(b);
+  }
+}
+
+TEST(RopeCuda, BackwardWithDotsAgreesWithTheCpu) {
+  RW_REQUIRE_GPU();
+  std::vector<HeadShape> shapes = kShapes;
+  shapes.push_back({130, 9, 3, 64});
+  shapes.push_back({700, 2, 1, 24});
+  for (const HeadShape& s : shapes) {
+    for (const DType dtype : kActivationTypes) {
+      for (const int64_t extra : {0, 8, 3}) {
+        for (const bool biased : {false, true}) {
+          SCOPED_TRACE(::testing::Message() << s.tokens << " tokens, heads " << s.q_heads << ", "
+                                            << s.k_heads << " of " << s.dim << " " << name_of(dtype)
+                                            << " extra " << extra << " biased " << biased);
+          expect_same_dots(s, dtype, extra, biased);
+        }
+      }
+    }
+  }
+}
+
+TEST(RopeCuda, EitherOfTheDotsMayBeAbsent) {
+  RW_REQUIRE_GPU();
+  for (const bool of_q : {false, true}) {
+    Backends b;
+    const Turned q(b, {70, 4, 64}, DType::kBF16, 0, true);
+    const Turned k(b, {70, 2, 64}, DType::kBF16, 0, true);
+    const Tensor cos = b.memory.uniform({70, 32}), sin = b.memory.uniform({70, 32});
+    const Tensor gpu_cos = b.device.copy_of(cos), gpu_sin = b.device.copy_of(sin);
+    const RopeForward on_host =
+        of_q ? RopeForward{q.x.host, {}, q.host_dots} : RopeForward{{}, k.x.host, {}, k.host_dots};
+    const RopeForward on_gpu =
+        of_q ? RopeForward{q.x.gpu, {}, q.gpu_dots} : RopeForward{{}, k.x.gpu, {}, k.gpu_dots};
+    rope_backward(q.dx.host, k.dx.host, cos, sin, on_host, b.cpu);
+    rope_backward(q.dx.gpu, k.dx.gpu, gpu_cos, gpu_sin, on_gpu, b.gpu);
+    (of_q ? q : k).expect_same_dots(b);
+    q.expect_same_gradient(b);
+    k.expect_same_gradient(b);
   }
 }
 

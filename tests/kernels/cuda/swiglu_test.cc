@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "tests/support/device_memory.h"
 
 namespace rankwise {
@@ -34,11 +36,34 @@ struct Call : testing::Backends {
     expect_same(y);
   }
   void backward(const Pair& to_gate, const Pair& to_up, const Pair& to_inner) {
-    swiglu_backward(to_gate.host, to_up.host, to_inner.host, dy.host, gate.host, up.host, cpu);
-    swiglu_backward(to_gate.gpu, to_up.gpu, to_inner.gpu, dy.gpu, gate.gpu, up.gpu, gpu);
+    swiglu_backward({to_gate.host, to_up.host, to_inner.host}, dy.host, gate.host, up.host, cpu);
+    swiglu_backward({to_gate.gpu, to_up.gpu, to_inner.gpu}, dy.gpu, gate.gpu, up.gpu, gpu);
     expect_same(to_gate);
     expect_same(to_up);
     if (to_inner.host.defined()) expect_same(to_inner);
+  }
+  // In place, with dots of gate, of up, or of both.
+  void backward_with_dots(bool biased, bool of_gate, bool of_up) {
+    const Shape width{gate.host.dim(1)};
+    const auto pair_of_dots = [&](bool wanted) {
+      if (!wanted) return std::array<ColumnDots, 2>{};
+      const Pair bias = biased ? pair(memory.normal(width), DType::kF32) : Pair{};
+      return std::array{ColumnDots{memory.poisoned(width), bias.host},
+                        ColumnDots{device.poisoned(DType::kF32, width), bias.gpu}};
+    };
+    const auto gate_dots = pair_of_dots(of_gate), up_dots = pair_of_dots(of_up);
+    swiglu_backward({gate.host, up.host, inner.host, gate_dots[0], up_dots[0]}, dy.host, gate.host,
+                    up.host, cpu);
+    swiglu_backward({gate.gpu, up.gpu, inner.gpu, gate_dots[1], up_dots[1]}, dy.gpu, gate.gpu,
+                    up.gpu, gpu);
+    expect_same(gate);
+    expect_same(up);
+    expect_same(inner);
+    for (const auto& [host, on_gpu] : {gate_dots, up_dots}) {
+      if (!host.defined()) continue;
+      // Before rounding the gradients differ by the approximations of the functions alone.
+      expect_near(device.to_host(on_gpu.dots, memory), host.dots, 1e-4);
+    }
   }
   void expect_same(const Pair& x) {
     expect_near(device.to_host(x.gpu, memory), x.host, tolerance(dtype));
@@ -67,6 +92,24 @@ TEST(SwiGluCuda, AgreesWithTheCpu) {
       }
     }
   }
+}
+
+TEST(SwiGluCuda, BackwardWithDotsAgreesWithTheCpu) {
+  RW_REQUIRE_GPU();
+  for (const Shape& shape :
+       {Shape{1, 1}, Shape{7, 43}, Shape{130, 172}, Shape{300, 688}, Shape{65, 1000}}) {
+    for (const DType dtype : kActivationTypes) {
+      for (const int64_t extra : {0, 8, 3}) {
+        for (const bool biased : {false, true}) {
+          SCOPED_TRACE(::testing::Message() << to_string(shape) << " " << name_of(dtype)
+                                            << " extra " << extra << " biased " << biased);
+          Call(shape, dtype, extra).backward_with_dots(biased, true, true);
+        }
+      }
+    }
+  }
+  Call({70, 40}, DType::kBF16, 0).backward_with_dots(true, true, false);
+  Call({70, 40}, DType::kBF16, 0).backward_with_dots(true, false, true);
 }
 
 TEST(SwiGluCuda, MayOverwriteItsInputs) {
