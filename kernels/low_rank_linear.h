@@ -39,14 +39,18 @@ struct LowRankGradients {
   Tensor de;  // (rank) F32
 };
 
+// Columns of low-rank terms that products on tensor cores take at full rate.
+constexpr int64_t padded_rank(int64_t rank) { return (rank + 7) / 8 * 8; }
+
 // Tensors of a group, one entry per layer: ys, dys (T, out_i), downs, ddowns (T, rank_i; undefined
 // where the rank is 0). Activations are F32, or BF16 on CUDA, all of one type; rows may be strided.
 //
 // On CUDA the low-rank terms ride the big products where memory allows: when the outputs of a group
 // are neighbouring columns of one matrix (see ForwardContext::allocate_columns), one product makes
 // them all; when `downs` are the columns right behind x, or `ddowns` those right behind dys, they
-// are multiplied with the weight in one product of inner dimension in + sum of ranks (out + sum of
-// ranks). Any other layout gives the same values by separate products.
+// are multiplied with the weight in one product of inner dimension in + padded_rank (out +
+// padded_rank): what follows them up to padded_rank(sum of ranks) columns, if the rows have so
+// many, is overwritten with zeros. Any other layout gives the same values by separate products.
 
 // downs[i] = x A_i^T; ys[i] = addend + (x W_i^T + s_i downs[i] diag(e_i) B_i^T) diag(c_i). addend
 // (T, out), for a group of one layer only: undefined for none; it may be ys[0].

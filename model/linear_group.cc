@@ -154,7 +154,7 @@ int64_t LinearGroup::tail() const {
   for (const Linear* layer : layers_) {
     if (layer->adapter() != nullptr) columns += layer->adapter()->rank();
   }
-  return columns;
+  return padded_rank(columns);
 }
 
 bool LinearGroup::trained() const {

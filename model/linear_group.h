@@ -57,7 +57,7 @@ class LinearGroup {
                         ForwardContext& context, GradientReducer& reducer) const;
 
   std::vector<int64_t> widths() const;  // of this rank's outputs
-  int64_t tail() const;                 // sum of the ranks of low-rank terms
+  int64_t tail() const;                 // padded sum of the ranks of low-rank terms
   bool trained() const;
   bool needs_input() const;
   // Some adapter computes by itself, and reads x for its part of dx.

@@ -55,11 +55,21 @@ Tensor join_all(std::span<const Tensor> parts, const Group& group, const int64_t
   return whole;
 }
 
+// The narrow tensors of the ranks as one matrix, with the columns behind it that make up group.rank
+// when they all lie in the rows of `left` right behind its columns and there is room.
+Tensor join_ranks(const Tensor& left, std::span<const Tensor> parts, const Group& group) {
+  const Tensor narrow = join_all(parts, group, group.rank_begin);
+  const Tensor both = join(left, narrow);
+  if (!both.defined() || left.dim(1) + group.rank > both.row_stride()) return narrow;
+  const Tensor wide(left.raw(), left.dtype(), {left.dim(0), both.row_stride()}, left.device());
+  return wide.columns(left.dim(1), left.dim(1) + group.rank);
+}
+
 // f(tensor, begin, end) once for all columns of the group, or once for each layer.
 template <class F>
 void for_columns(const Tensor& whole, std::span<const Tensor> parts, const Group& group,
                  const int64_t* begin, F&& f) {
-  if (whole.defined()) return f(whole, int64_t{0}, begin[group.layers]);
+  if (whole.defined()) return f(whole, int64_t{0}, whole.dim(1));
   for (int i = 0; i < group.layers; ++i) {
     if (begin[i] < begin[i + 1]) f(parts[i], begin[i], begin[i + 1]);
   }
@@ -92,7 +102,7 @@ void low_rank_linear(std::span<const Tensor> ys, std::span<const Tensor> downs, 
   if (stream.measuring()) return;
   expand_weights(matrix, group, layers, stream);
   expand_terms(matrix, group, layers, stream);
-  const Tensor down = join_all(downs, group, group.rank_begin);
+  const Tensor down = join_ranks(x, downs, group);
   for_columns(down, downs, group, group.rank_begin,
               [&](const Tensor& columns, int64_t begin, int64_t end) {
                 const Tensor a = matrix.rows(group.out + begin, group.out + end);
@@ -142,9 +152,9 @@ void low_rank_linear_backward_input(const Tensor& dx, std::span<const Tensor> dd
   if (stream.measuring()) return;
   expand_terms(matrix, group, layers, stream);
   const Tensor dy = join_all(dys, group, group.out_begin);
-  const Tensor ddown = join_all(ddowns, group, group.rank_begin);
+  const Tensor ddown = join_ranks(dy, ddowns, group);
   if (dy.defined() && ddown.defined()) {
-    const Tensor b = matrix.rows(0, group.out).columns(group.in, group.in + group.rank);
+    const Tensor b = matrix.rows(0, group.out).columns(group.in, group.in + ddown.dim(1));
     product(ddown, dy, b, {}, ddown, workspace, stream);
   } else {
     for (int i = 0; i < group.layers; ++i) {
@@ -187,14 +197,14 @@ void low_rank_linear_backward_weight(std::span<const LowRankGradients> gradients
   const auto sum = [&](const Tensor& to, const Tensor& left, const Tensor& right) {
     product(to, left, right, {.transpose_a = true}, to, workspace, stream);
   };
-  for_columns(join_all(ddowns, group, group.rank_begin), ddowns, group, group.rank_begin,
+  const Tensor dy = join_all(dys, group, group.out_begin);
+  for_columns(join_ranks(dy, ddowns, group), ddowns, group, group.rank_begin,
               [&](const Tensor& columns, int64_t begin, int64_t end) {
                 sum(a_sums.rows(begin, end), columns, x);
               });
-  const Tensor dy = join_all(dys, group, group.out_begin);
-  const Tensor down = join_all(downs, group, group.rank_begin);
+  const Tensor down = join_ranks(x, downs, group);
   if (dy.defined() && down.defined()) {
-    sum(b_sums, dy, down);
+    sum(b_sums.columns(0, down.dim(1)), dy, down);
   } else {
     for (int i = 0; i < group.layers; ++i) {
       if (layers[i].rank() == 0) continue;
@@ -209,7 +219,7 @@ void add_low_rank_product(const Tensor& w, const LowRankLinear& layer, Stream& s
   const auto [workspace, matrix] = group_scratch(group, DType::kF32, stream);
   if (stream.measuring()) return;
   expand_terms(matrix, group, {&layer, 1}, stream);
-  const Tensor a = matrix.rows(group.out, group.out + group.rank).columns(0, group.in);
+  const Tensor a = matrix.rows(group.out, group.out + layer.rank()).columns(0, group.in);
   product(w, b_block(matrix, group, 0, group.in), a, {.beta = 1.0f}, w, workspace, stream);
 }
 

@@ -74,8 +74,11 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t a_elements = group.rank * group.in;
   if (i < a_elements) {
     const int64_t row = i / group.in, column = i % group.in;
-    const int layer = layer_at(group.rank_begin, row);
-    const float value = terms.a[layer][row - group.rank_begin[layer]][column];
+    float value = 0.0f;
+    if (row < group.rank_begin[group.layers]) {
+      const int layer = layer_at(group.rank_begin, row);
+      value = terms.a[layer][row - group.rank_begin[layer]][column];
+    }
     matrix[(group.out + row) * stride + column] = from_float<T>(value);
     return;
   }
@@ -120,6 +123,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t a_elements = group.rank * group.in;
   if (i < a_elements) {
     const int64_t row = i / group.in, column = i % group.in;
+    if (row >= group.rank_begin[group.layers]) return;
     const int layer = layer_at(group.rank_begin, row);
     gradients.a[layer][row - group.rank_begin[layer]][column] += a_sums[i];
     return;
@@ -142,11 +146,11 @@ Group group_of(std::span<const LowRankLinear> layers) {
   group.in = layers[0].in();
   for (const LowRankLinear& layer : layers) {
     group.out += layer.out();
-    group.rank += layer.rank();
     ++group.layers;
     group.out_begin[group.layers] = group.out;
-    group.rank_begin[group.layers] = group.rank;
+    group.rank_begin[group.layers] = group.rank_begin[group.layers - 1] + layer.rank();
   }
+  group.rank = padded_rank(group.rank_begin[group.layers]);
   return group;
 }
 
@@ -181,7 +185,7 @@ void add_gradients(std::span<const LowRankGradients> gradients, const Tensor& a_
     sums.b[i] = gradients[i].db.data<float>();
     if (!layers[i].e.defined()) continue;
     sums.e[i] = gradients[i].de.data<float>();
-    e_blocks = static_cast<unsigned>(group.rank);
+    e_blocks = static_cast<unsigned>(group.rank_begin[group.layers]);
   }
   add_gradients_kernel<<<e_blocks + blocks_for_terms(group), kThreads, 0, native(stream)>>>(
       a_sums.data<float>(), b_sums.data<float>(), group, terms_of(layers), sums, e_blocks);

@@ -14,7 +14,8 @@ inline constexpr int kMaxLayers = 8;
 // Sizes of a group and the place of each layer in it; handed to kernels by value.
 struct Group {
   int layers = 0;
-  int64_t in = 0, out = 0, rank = 0;  // out, rank: sums over the layers
+  int64_t in = 0, out = 0;  // out: sum over the layers
+  int64_t rank = 0;         // padded_rank of the sum: columns behind those of the layers are 0
   int64_t out_begin[kMaxLayers + 1] = {};
   int64_t rank_begin[kMaxLayers + 1] = {};
 

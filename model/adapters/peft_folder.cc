@@ -67,13 +67,34 @@ void for_kept(const Parameter& parameter, const KeptTriplets& kept, const Visit&
   }
 }
 
-// A magnitude may have another suffix than PEFT writes today.
-const SafetensorsEntry& entry_of(const SafetensorsFile& file, const Parameter& parameter) {
+// Null when the file has none. A magnitude may have another suffix than PEFT writes today.
+const SafetensorsEntry* find_entry(const SafetensorsFile& file, const Parameter& parameter) {
   const std::string name = kPrefix + parameter.name;
-  if (parameter.role == ParameterRole::kMagnitude && file.find(name) == nullptr) {
-    if (const SafetensorsEntry* entry = file.find(name + ".weight")) return *entry;
+  const SafetensorsEntry* entry = file.find(name);
+  if (entry == nullptr && parameter.role == ParameterRole::kMagnitude) {
+    entry = file.find(name + ".weight");
   }
-  return file.at(name);
+  return entry;
+}
+
+const SafetensorsEntry& entry_of(const SafetensorsFile& file, const Parameter& parameter) {
+  const SafetensorsEntry* entry = find_entry(file, parameter);
+  return entry != nullptr ? *entry : file.at(kPrefix + parameter.name);  // which tells its name
+}
+
+// A tensor of another model says more than one that is missing.
+void refuse_foreign_tensors(const SafetensorsFile& file, const Adapters& adapters) {
+  std::set<const SafetensorsEntry*> wanted;
+  for (const auto& [module, adapter] : adapters) {
+    for (const Parameter* parameter : adapter->parameters()) {
+      wanted.insert(find_entry(file, *parameter));
+    }
+  }
+  for (const SafetensorsEntry& entry : file.entries()) {
+    if (wanted.contains(&entry)) continue;
+    throw FormatError(fmt::format("{}: tensor {} belongs to no adapter of this model", file.path(),
+                                  entry.name));
+  }
 }
 
 void check_shape(const SafetensorsFile& file, const SafetensorsEntry& entry,
@@ -201,19 +222,11 @@ void load_peft_weights(const std::string& folder, const Adapters& adapters, Stre
   const SafetensorsFile file(file_in(folder, kTensorFile));
   // Everything is checked before the first adapter changes.
   check_method(folder, config, adapters);
-  std::set<const SafetensorsEntry*> wanted;
+  refuse_foreign_tensors(file, adapters);
   for (const auto& [module, adapter] : adapters) {
     const Kept kept = kept_triplets(config, module);
     for (const Parameter* parameter : adapter->parameters()) {
-      const SafetensorsEntry& entry = entry_of(file, *parameter);
-      check_shape(file, entry, *parameter, kept);
-      wanted.insert(&entry);
-    }
-  }
-  for (const SafetensorsEntry& entry : file.entries()) {
-    if (!wanted.contains(&entry)) {
-      throw FormatError(fmt::format("{}: tensor {} belongs to no adapter of this model",
-                                    file.path(), entry.name));
+      check_shape(file, entry_of(file, *parameter), *parameter, kept);
     }
   }
   for (const auto& [module, adapter] : adapters) {

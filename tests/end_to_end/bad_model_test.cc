@@ -177,7 +177,7 @@ std::vector<BadFolder> bad_adapters() {
                [](Json& header, std::string&) {
                  rename_tensor(header, kLoraB, "base_model.model.h.0.attn.lora_B.weight");
                }),
-       {kAdapterFile, kLoraB, "not in the file"}},
+       {kAdapterFile, "base_model.model.h.0.attn.lora_B.weight"}},
       {"AdapterThatTargetsNothingHere",
        peft("/target_modules", {"c_attn"}),
        {kAdapterFile, "lora_"}},

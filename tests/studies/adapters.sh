@@ -50,7 +50,7 @@ seconds() { awk -F, 'NR == 1 { for (i = 1; i <= NF; i++) c[$i] = i; next } { s +
 echo "| method | learning rate | eval loss, mean of ${#seeds[@]} seeds | lowest to highest | ms per step | trained |"
 echo "|---|---|---|---|---|---|"
 for method in lora rslora loraplus dora adalora full; do
-  best= best_loss=
+  best='' best_loss=''
   for rate in ${rates[$method]}; do
     train "$method" "$rate" "${seeds[0]}"
     found=$(loss "$out/$method-$rate-${seeds[0]}")

@@ -41,6 +41,7 @@ inline const GroupSpec kGroups[] = {
     {96, {{192, 8, Storage::kBf16, true}, {64, 0, Storage::kNf4, true}, {64, 16, Storage::kNf4}}},
     {64, {{64, 0, Storage::kNf4}, {24, 0, Storage::kF32}}},
     {64, {{64, 0, Storage::kBf16}, {24, 0, Storage::kBf16}, {8, 0, Storage::kBf16}}},
+    {64, {{64, 12, Storage::kNf4, true}, {40, 5, Storage::kNf4}, {24, 12, Storage::kBf16}}},
     {43, {{172, 8, Storage::kNf4}}, 43, 86},
     {86, {{40, 3, Storage::kBf16, true}, {24, 8, Storage::kF32}}, 86, 0},
     {2048, {{64, 16, Storage::kNf4}}, 2048, 0},
