@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/quantize.h"
 
-#include <algorithm>
 #include <array>
-#include <cmath>
 
 #include "kernels/check.h"
 #include "kernels/cpu/quantize.h"
 #include "kernels/cuda/dequantize.h"
 #include "kernels/cuda/quantize.h"
+#include "kernels/dynamic_map.h"
 #include "runtime/transfer.h"
 
 namespace rankwise {
@@ -42,38 +41,13 @@ constexpr std::array<float, 15> kNf4Thresholds = {
     0.5016634166240692f,   0.6427869200706482f,   0.8614784178118011f,
 };
 
-// For each decade 10^(i-6), i = 0..6: the 2^i midpoints of equal intervals of [0.1, 1], both signs;
-// then 0 and +1 (there is no -1). Dettmers, "8-bit approximations for parallelism in deep
-// learning".
-std::array<float, 256> build_signed_dynamic_map() {
-  std::array<float, 256> map;
-  size_t count = 0;
-  for (int i = 0; i <= 6; ++i) {
-    const double decade = std::pow(10.0, i - 6);
-    const int intervals = 1 << i;
-    for (int k = 0; k < intervals; ++k) {
-      const double value = decade * (0.1 + 0.9 * (2 * k + 1) / (2.0 * intervals));
-      map[count++] = static_cast<float>(value);
-      map[count++] = static_cast<float>(-value);
-    }
-  }
-  map[count++] = 0.0f;
-  map[count++] = 1.0f;
-  RW_ASSERT(count == map.size(), "{}", count);
-  std::sort(map.begin(), map.end());
-  return map;
-}
-
 }  // namespace
 
 std::span<const float, 16> nf4_values() { return kNf4Values; }
 
 std::span<const float, 15> nf4_thresholds() { return kNf4Thresholds; }
 
-std::span<const float, 256> signed_dynamic_map() {
-  static const std::array<float, 256> map = build_signed_dynamic_map();
-  return map;
-}
+std::span<const float, 256> signed_dynamic_map() { return kSignedDynamicMap; }
 
 float mean_scale(std::span<const float> scales) {
   double sum = 0.0;

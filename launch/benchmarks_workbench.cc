@@ -124,7 +124,7 @@ LowRankOperands::LowRankOperands(Workbench& bench, int64_t in, const std::vector
                                  int64_t rank)
     : bench_(&bench) {
   const auto count = static_cast<int64_t>(outs.size());
-  const int64_t ranks = rank * count;
+  const int64_t ranks = padded_rank(rank * count);
   x_ = bench.random_columns(std::array{in}, ranks);
   ys_ = bench.random_columns(outs, 0);
   dys_ = bench.random_columns(outs, ranks);

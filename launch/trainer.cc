@@ -9,6 +9,7 @@
 
 #include "kernels/elementwise.h"
 #include "model/hf_folder.h"
+#include "optim/adamw8bit_optimizer.h"
 #include "runtime/transfer.h"
 
 namespace rankwise {
@@ -51,14 +52,24 @@ Trainer::Trainer(const TrainConfig& config, const ModelFiles& files, const Adapt
       sums_(arena.allocate("metrics", DType::kF64, {3})),
       norm_sums_(arena.allocate("metrics", DType::kF64, {2})) {
   if (!arena.measuring()) adaptation.load_starting_points(model_, stream);
-  AdamWOptions options{config.optim.betas[0], config.optim.betas[1], config.optim.eps};
-  const AdaLoraSection* adalora = adaptation.adalora();
-  if (adalora != nullptr) options.importance = {is_factor, adalora->beta1, adalora->beta2};
-  optimizer_ = std::make_unique<AdamWOptimizer>(groups_, options, arena, stream);
-  if (adalora != nullptr) start_adalora(*adalora, total_steps);
+  start_optimizer(config.optim, adaptation.adalora(), total_steps);
 }
 
-void Trainer::start_adalora(const AdaLoraSection& section, int64_t total_steps) {
+void Trainer::start_optimizer(const OptimSection& section, const AdaLoraSection* adalora,
+                              int64_t total_steps) {
+  AdamWOptions options{section.betas[0], section.betas[1], section.eps};
+  if (section.name == OptimizerName::kAdamW8bit) {
+    optimizer_ = std::make_unique<AdamW8bitOptimizer>(groups_, options, *arena_, *stream_);
+    return;
+  }
+  if (adalora != nullptr) options.importance = {is_factor, adalora->beta1, adalora->beta2};
+  auto adamw = std::make_unique<AdamWOptimizer>(groups_, options, *arena_, *stream_);
+  if (adalora != nullptr) start_adalora(*adalora, total_steps, *adamw);
+  optimizer_ = std::move(adamw);
+}
+
+void Trainer::start_adalora(const AdaLoraSection& section, int64_t total_steps,
+                            AdamWOptimizer& optimizer) {
   std::vector<SingularTriplets> triplets;
   for (const auto& [module, adapter] : model_.adapters()) {
     SingularTriplets matrix{.name = module};
@@ -77,7 +88,7 @@ void Trainer::start_adalora(const AdaLoraSection& section, int64_t total_steps) 
                                      .beta1 = section.beta1,
                                      .beta2 = section.beta2};
   adalora_ = std::make_unique<AdaLora>(triplets, AdaLoraTraining{schedule, section.orth_weight},
-                                       total_steps, *optimizer_, *mesh_, *arena_, *stream_);
+                                       total_steps, optimizer, *mesh_, *arena_, *stream_);
 }
 
 StepMeasurement Trainer::train_step(int64_t step, std::span<const MicroBatch> batches) {

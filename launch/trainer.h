@@ -55,7 +55,9 @@ class Trainer {
   int64_t trained_elements() const;
 
  private:
-  void start_adalora(const AdaLoraSection& section, int64_t total_steps);
+  void start_optimizer(const OptimSection& section, const AdaLoraSection* adalora,
+                       int64_t total_steps);
+  void start_adalora(const AdaLoraSection& section, int64_t total_steps, AdamWOptimizer& optimizer);
   void forward_backward(const MicroBatch& batch, uint64_t step);
   void update(int64_t step, StepMeasurement& result);
   void read_sums(int64_t step, StepMeasurement& result) const;
@@ -66,7 +68,7 @@ class Trainer {
   CausalLm model_;
   GradientReducer reducer_;
   std::vector<ParameterGroup> groups_;
-  std::unique_ptr<AdamWOptimizer> optimizer_;
+  std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<AdaLora> adalora_;
   Schedule schedule_;
   StepFlops flops_;

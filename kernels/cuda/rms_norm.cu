@@ -3,6 +3,7 @@
 //   y = x * inv_rms * weight, inv_rms = 1 / sqrt(mean(x^2) + eps)
 //   dx (+)= inv_rms * dy * weight - x * inv_rms^3 * mean(dy * weight * x)
 //   dweight += sum_t dy * x * inv_rms
+// Of bf16, x * inv_rms and the weight are rounded before they are multiplied (kernels/rms_norm.h).
 // A row is read once and held in registers over the block sum. The weights stay in the first-level
 // cache from row to row.
 #include <algorithm>
@@ -57,6 +58,11 @@ class OwnPacks {
   Pack<T, N> held_[P > 0 ? P : 1];
 };
 
+template <class T>
+__device__ float rounded(float x) {
+  return to_float(from_float<T>(x));
+}
+
 template <class T, int N, int P>
 __global__ void __launch_bounds__(kMaxThreads<N, P>)
     normalise_row(Rows<T> y, float* inv_rms, Rows<const T> x, const float* __restrict__ weight,
@@ -81,7 +87,7 @@ __global__ void __launch_bounds__(kMaxThreads<N, P>)
     Pack<T, N> result;
 #pragma unroll
     for (int k = 0; k < N; ++k) {
-      result.v[k] = from_float<T>(to_float(value.v[k]) * inv * scale.v[k]);
+      result.v[k] = from_float<T>(rounded<T>(to_float(value.v[k]) * inv) * rounded<T>(scale.v[k]));
     }
     store_pack(out + int64_t{index} * N, result);
   });
@@ -107,7 +113,9 @@ __global__ void __launch_bounds__(kMaxThreads<N, P>)
     const Pack<T, N> value = in.at(i, index);
     const Pack<float, N> scale = load_pack<N>(weight + int64_t{index} * N);
 #pragma unroll
-    for (int k = 0; k < N; ++k) projection += to_float(d.v[k]) * scale.v[k] * to_float(value.v[k]);
+    for (int k = 0; k < N; ++k) {
+      projection += to_float(d.v[k]) * rounded<T>(scale.v[k]) * to_float(value.v[k]);
+    }
   });
   projection = block_sum(projection, shared);
   const float along_x = inv * inv * inv * projection / static_cast<float>(width);
@@ -120,7 +128,7 @@ __global__ void __launch_bounds__(kMaxThreads<N, P>)
     if (accumulate) result = before.at(i, index);
 #pragma unroll
     for (int k = 0; k < N; ++k) {
-      float sum = inv * to_float(d.v[k]) * scale.v[k] - along_x * to_float(value.v[k]);
+      float sum = inv * to_float(d.v[k]) * rounded<T>(scale.v[k]) - along_x * to_float(value.v[k]);
       if (accumulate) sum += to_float(result.v[k]);
       result.v[k] = from_float<T>(sum);
     }

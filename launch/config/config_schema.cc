@@ -149,8 +149,9 @@ void visit_train(TrainSection& train, ConfigVisitor& visitor) {
 }
 
 void visit_optim(OptimSection& optim, ConfigVisitor& visitor) {
-  visitor.leaf({"name", "with fp32 moments"},
-               choice_leaf(optim.name, {{"adamw", OptimizerName::kAdamW}}));
+  visitor.leaf({"name", "adamw: fp32 moments; adamw8bit: 8-bit moments, a quarter of their memory"},
+               choice_leaf(optim.name, {{"adamw", OptimizerName::kAdamW},
+                                        {"adamw8bit", OptimizerName::kAdamW8bit}}));
   visitor.leaf({"lr", "peak learning rate"}, real_leaf(optim.lr, kPositive));
   visitor.leaf({"schedule", "after the warm-up"},
                choice_leaf(optim.schedule, {{"constant", ScheduleKind::kConstant},

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "launch/config/config_printer.h"
@@ -27,6 +28,14 @@ void check_together(const TrainConfig& config, const ConfigTreeReader& reader) {
   if (config.optim.min_lr > config.optim.lr) {
     reader.fail("optim.min_lr", fmt::format("must be at most optim.lr ({}), got {}",
                                             config.optim.lr, config.optim.min_lr));
+  }
+  const auto is_adalora = [](const AdaptRule& rule) {
+    return rule.method == AdaptMethod::kAdaLora;
+  };
+  if (config.optim.name == OptimizerName::kAdamW8bit &&
+      std::ranges::any_of(config.adapt, is_adalora)) {
+    reader.fail("optim.name",
+                "adamw8bit does not measure the importance that method adalora needs, use adamw");
   }
 }
 

@@ -25,7 +25,7 @@ enum class ModelInit { kWeights, kRandom };
 enum class ComputeType { kAuto, kFp32, kBf16 };
 enum class AdaptMethod { kLora, kDora, kAdaLora, kFull, kFrozen };
 enum class PromptTemplate { kNone };
-enum class OptimizerName { kAdamW };
+enum class OptimizerName { kAdamW, kAdamW8bit };
 
 struct ModelSection {
   std::string path;

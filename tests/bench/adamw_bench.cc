@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// AdamW over a small adapter and over a buffer larger than the caches.
+// AdamW, with fp32 and 8-bit moments, over a small adapter and over a buffer larger than the
+// caches.
 #include <algorithm>
 #include <array>
 
-#include "kernels/adamw.h"
+#include "kernels/adamw8bit.h"
+#include "kernels/elementwise.h"
 #include "tests/bench/ceiling.h"
 #include "tests/bench/random_tensor.h"
 
@@ -24,6 +26,25 @@ void adamw_update(benchmark::State& state) {
   bench::count_bytes(state, 7.0 * static_cast<double>(p.bytes()));  // reads 4, writes 3
 }
 BENCHMARK(adamw_update)->Arg(1 << 16)->Arg(1 << 24);
+
+void adamw8bit_update(benchmark::State& state) {
+  Arena arena;
+  Stream stream;
+  const Shape shape{state.range(0)};
+  const Shape blocks{adamw8bit_blocks(shape.numel())};
+  const auto zeros = [&](DType dtype, const Shape& of) {
+    const Tensor x = arena.allocate("bench", dtype, of);
+    fill(x, 0.0f, stream);
+    return x;
+  };
+  const AdamW8bitTensors t{bench::random_tensor(arena, shape), bench::random_tensor(arena, shape),
+                           zeros(DType::kU8, shape),           zeros(DType::kF32, blocks),
+                           zeros(DType::kU8, shape),           zeros(DType::kF32, blocks)};
+  for (auto _ : state) adamw8bit(std::array{t}, 1.0f, {.weight_decay = 0.01}, stream);
+  const double moments = static_cast<double>(t.m_codes.bytes() + t.m_absmax.bytes());
+  bench::count_bytes(state, 3.0 * static_cast<double>(t.p.bytes()) + 4.0 * moments);
+}
+BENCHMARK(adamw8bit_update)->Arg(1 << 16)->Arg(1 << 24);
 
 }  // namespace
 }  // namespace rankwise

@@ -13,6 +13,7 @@
 #include "kernels/quantize.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
+#include "kernels/row_norms.h"
 #include "kernels/swiglu.h"
 #include "launch/benchmarks_workbench.h"
 #include "launch/device_choice.h"
@@ -52,6 +53,7 @@ class StepTable {
     add_linears({"down", inner, {hidden}, layers_ + again_, layers_});
     add_head();
     add_optimizer();
+    add_dora();
     return finish();
   }
 
@@ -152,6 +154,69 @@ class StepTable {
       swiglu_backward({gradients.parts[1], gradients.parts[0], inner}, dy, gate, up,
                       bench_.stream());
     });
+  }
+
+  // What DoRA adds to this step of LoRA, or takes the place of: no parts of the sum.
+  void add_dora() {
+    const int64_t hidden = model_.hidden_size, inner = model_.intermediate_size;
+    const int64_t heads = model_.num_attention_heads, groups = model_.num_key_value_heads;
+    add_row_norms("q, k, v, o", {heads * model_.head_dim, hidden}, 4.0);
+    add_row_norms("gate, up", {inner, hidden}, 2.0);
+    add_row_norms("down", {hidden, inner}, 1.0);
+    const auto dots = [&](int64_t width) {
+      return ColumnDots{bench_.random(DType::kF32, {width})};
+    };
+    {
+      const auto scope = bench_.scope();
+      const Tensor x = bench_.random({tokens_, hidden}), y = bench_.random({tokens_, hidden});
+      const Tensor z = bench_.random({tokens_, hidden});
+      add(
+          "DoRA: sums of o and down", 2.0 * layers_, kBytes, moved(3 * hidden),
+          [&, to = dots(hidden)] { column_dots(to, x, y, z, bench_.stream()); }, true);
+      add(
+          "DoRA: sums of v", layers_, kBytes, moved(2 * groups * model_.head_dim),
+          [&, to = dots(groups * model_.head_dim), width = groups * model_.head_dim] {
+            column_dots(to, x.columns(0, width), y.columns(0, width), {}, bench_.stream());
+          },
+          true);
+    }
+    {
+      const auto scope = bench_.scope();
+      const Tensor cos = zeros(DType::kF32, {tokens_, model_.head_dim / 2});
+      const auto random = [&](int64_t h) { return bench_.random({tokens_, h, model_.head_dim}); };
+      const Tensor dq = random(heads), dk = random(groups);
+      const RopeForward forward{random(heads), random(groups), dots(heads * model_.head_dim),
+                                dots(groups * model_.head_dim)};
+      add(
+          "DoRA: rope backward with sums", layers_, kBytes,
+          moved(3 * (heads + groups) * model_.head_dim),
+          [&] { rope_backward(dq, dk, cos, cos, forward, bench_.stream()); }, true);
+    }
+    const auto scope = bench_.scope();
+    const std::array widths = {inner, inner};
+    const Columns up_gate = bench_.random_columns(widths, 0);
+    const Columns gradients = bench_.random_columns(widths, 0);
+    const Tensor again = bench_.random({tokens_, inner}), dy = bench_.random({tokens_, inner});
+    const SwigluGradients to{gradients.parts[1], gradients.parts[0], again, dots(inner),
+                             dots(inner)};
+    add(
+        "DoRA: swiglu backward with sums", layers_, kBytes, moved(6 * inner),
+        [&] { swiglu_backward(to, dy, up_gate.parts[1], up_gate.parts[0], bench_.stream()); },
+        true);
+  }
+
+  void add_row_norms(const std::string& name, const Shape& shape, double count) {
+    const auto scope = bench_.scope();
+    const int64_t rank = bench_.shape().lora_rank;
+    const Weight weight = bench_.random_weight(shape);
+    const LowRankLinear layer{&weight, bench_.random(DType::kF32, {rank, shape.dim(1)}),
+                              bench_.random(DType::kF32, {shape.dim(0), rank}), 2.0f};
+    const Tensor squares = bench_.random(DType::kF32, {shape.dim(0)});
+    const Tensor base = bench_.random(DType::kF32, {shape.dim(0)});
+    add(
+        "DoRA: row norms of " + name, count * layers_, kBytes,
+        static_cast<double>(shape.numel()) * (bench_.shape().quantize_nf4 ? 0.516 : 2.0),
+        [&] { row_squares(squares, base, layer, bench_.shape().compute, bench_.stream()); }, true);
   }
 
   void add_linears(const LinearGroupCase& group) {

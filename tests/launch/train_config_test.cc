@@ -187,8 +187,7 @@ TEST(TrainConfig, UnknownKeysAreRefusedWithPlaceAndNearestName) {
 TEST(TrainConfig, OptionsOfLaterVersionsAreRefusedNotIgnored) {
   for (const char* option :
        {"adapt.0.method=galore", "adapt.0.method=qalora", "model.quant=int4", "model.compute=fp8",
-        "device=rocm", "optim.name=adamw8bit", "optim.name=sgd", "data.template=chatml",
-        "data.train.0.format=sharegpt"}) {
+        "device=rocm", "optim.name=sgd", "data.template=chatml", "data.train.0.format=sharegpt"}) {
     const std::string message = refusal(kMinimal, {option});
     EXPECT_NE(message.find("is not available in this version"), std::string::npos)
         << option << " -> " << message;
@@ -303,6 +302,10 @@ TEST(TrainConfig, RulesBetweenKeysNameThePlace) {
       "run.yaml:3:33: train.global_batch: must be a multiple of train.micro_batch (4), got 6");
   EXPECT_EQ(refusal(kMinimal, {"optim.lr=1e-4", "optim.min_lr=1e-3"}),
             "command line: optim.min_lr: must be at most optim.lr (0.0001), got 0.001");
+  EXPECT_EQ(refusal(kMinimal, {"optim.name=adamw8bit"}), "");
+  EXPECT_EQ(refusal(kMinimal, {"optim.name=adamw8bit", "adapt.0.method=adalora"}),
+            "command line: optim.name: adamw8bit does not measure the importance that method "
+            "adalora needs, use adamw");
 }
 
 TEST(TrainConfig, RootMustHoldSections) {

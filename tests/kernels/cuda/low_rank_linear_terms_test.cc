@@ -60,7 +60,7 @@ TEST(CudaLowRankTerms, FillTheMatrixOfAGroup) {
   RW_REQUIRE_GPU();
   for (const DType type : kActivationTypes) {
     Rig rig;
-    const Tensor matrix = rig.device.poisoned(type, {8 + 5, 12 + 5}, 64 - 17);
+    const Tensor matrix = rig.device.poisoned(type, {8 + 8, 12 + 8}, 64 - 20);
     cuda::expand_weights(matrix, rig.group, rig.layers, rig.gpu);
     cuda::expand_terms(matrix, rig.group, rig.layers, rig.gpu);
     const Tensor got = rig.device.to_host(matrix, rig.memory);
@@ -75,7 +75,7 @@ TEST(CudaLowRankTerms, FillTheMatrixOfAGroup) {
         for (int64_t c = 0; c < 12; ++c) {
           expect(first_out + row, c, rig.row_factor(i, row) * at(rig.weights[i], row, c));
         }
-        for (int64_t r = 0; r < 5; ++r) {
+        for (int64_t r = 0; r < 8; ++r) {  // the last three are padding
           const bool own = r >= first_rank && r < first_rank + rig.b[i].dim(1);
           expect(
               first_out + row, 12 + r,
@@ -86,14 +86,17 @@ TEST(CudaLowRankTerms, FillTheMatrixOfAGroup) {
         for (int64_t c = 0; c < 12; ++c) expect(8 + first_rank + r, c, at(rig.a[i], r, c));
       }
     }
+    for (int64_t row = 8 + 5; row < 8 + 8; ++row) {
+      for (int64_t c = 0; c < 12; ++c) expect(row, c, 0.0f);
+    }
   }
 }
 
 TEST(CudaLowRankTerms, AddTheirBlocksOfTheGradients) {
   RW_REQUIRE_GPU();
   Rig rig;
-  const Tensor a_sums = rig.memory.uniform({5, 12});
-  const Tensor b_sums = rig.memory.uniform({8, 5});
+  const Tensor a_sums = rig.memory.uniform({8, 12});
+  const Tensor b_sums = rig.memory.uniform({8, 8});
   std::array<LowRankGradients, 2> gradients;
   std::array<Tensor, 2> da_before, db_before;
   const Tensor de_before = rig.memory.uniform({3});

@@ -71,9 +71,10 @@ class LowRankRig {
   std::vector<Tensor> narrow(bool random) { return per_layer(&LowRankLinear::rank, random); }
 
   // Copies of these matrices on the device, as neighbouring columns of one or each on its own.
-  std::vector<Tensor> place(const std::vector<Tensor>& parts, bool joined) {
+  // `behind`: columns behind them that may be overwritten.
+  std::vector<Tensor> place(const std::vector<Tensor>& parts, bool joined, int64_t behind = 0) {
     std::vector<Tensor> out;
-    int64_t width = 1, begin = 0;
+    int64_t width = 1 + behind, begin = 0;
     for (const Tensor& part : parts) width += part.defined() ? part.dim(1) : 0;
     const Tensor whole = device.poisoned(type, {tokens, width}, 8);
     for (const Tensor& part : parts) {
@@ -98,7 +99,9 @@ class LowRankRig {
     }
     std::vector<Tensor> all = wide;
     all.insert(all.end(), narrow.begin(), narrow.end());
-    const std::vector<Tensor> placed = place(all, true);
+    int64_t rank = 0;
+    for (const Tensor& part : narrow) rank += part.defined() ? part.dim(1) : 0;
+    const std::vector<Tensor> placed = place(all, true, padded_rank(rank) - rank);
     const auto middle = placed.begin() + static_cast<std::ptrdiff_t>(wide.size());
     return {{placed.begin(), middle}, {middle, placed.end()}};
   }
