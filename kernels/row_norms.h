@@ -6,6 +6,8 @@
 // Of slices by columns (those of W and A) the squares add up.
 #pragma once
 
+#include <span>
+
 #include "kernels/low_rank_linear.h"
 
 namespace rankwise {
@@ -13,11 +15,17 @@ namespace rankwise {
 // squares (out) F32 = ||W_i||^2.
 void base_row_squares(const Tensor& squares, const Weight& w, Stream& stream);
 
-// squares (out) F32 = ||V_i||^2, not below 0, of the layer's W (not null), A, B and s (no e or c);
-// base (out) F32 from base_row_squares. `compute`: of the products with W, F32, or BF16 on CUDA;
-// sums are F32.
-void row_squares(const Tensor& squares, const Tensor& base, const LowRankLinear& layer,
-                 DType compute, Stream& stream);
+// One matrix: squares (out) F32 becomes ||V_i||^2, not below 0, of the layer's W (not null), A, B
+// and s (no e; c is not looked at); base (out) F32 from base_row_squares.
+struct RowSquares {
+  Tensor squares;
+  Tensor base;
+  LowRankLinear layer;
+};
+
+// All matrices of the list, on CUDA in few launches. `compute`: of the products with W, F32, or BF16
+// on CUDA; sums are F32.
+void row_squares(std::span<const RowSquares> matrices, DType compute, Stream& stream);
 
 // norms (out) F32 = sqrt(squares).
 void square_roots(const Tensor& norms, const Tensor& squares, Stream& stream);

@@ -38,4 +38,22 @@ void Linear::collect_trained_parameters(std::vector<Parameter*>& out) {
   if (weight_.trainable) out.push_back(&weight_);
 }
 
+void prepare_adapters(std::span<const Linear* const> layers, ForwardContext& context) {
+  const auto workspace = context.arena->scope("workspace");
+  std::vector<RowSquares> matrices;
+  std::vector<Adapter*> owners;
+  for (const Linear* layer : layers) {
+    if (layer->adapter() == nullptr) continue;
+    const auto wanted = layer->adapter()->wants_row_squares(layer->weight().weight, context);
+    if (!wanted) continue;
+    matrices.push_back(*wanted);
+    owners.push_back(layer->adapter());
+  }
+  if (matrices.empty()) return;
+  row_squares(matrices, context.compute, *context.stream);
+  for (size_t i = 0; i < owners.size(); ++i) {
+    owners[i]->take_row_squares(matrices[i].squares, context);
+  }
+}
+
 }  // namespace rankwise

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "model/adapters/adapter.h"
@@ -34,5 +35,8 @@ class Linear {
   std::optional<Parameter> bias_;
   std::unique_ptr<Adapter> adapter_;
 };
+
+// To be called before the adapters of these layers are used, with all layers of a block at once.
+void prepare_adapters(std::span<const Linear* const> layers, ForwardContext& context);
 
 }  // namespace rankwise

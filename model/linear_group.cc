@@ -45,9 +45,6 @@ void LinearGroup::forward(std::span<const Tensor> ys, const Tensor& addend,
                           const LinearInput& input, bool keeps_saved, LinearGroupSaved& saved,
                           ForwardContext& context) const {
   Stream& stream = *context.stream;
-  for (const Linear* layer : layers_) {
-    if (layer->adapter() != nullptr) layer->adapter()->prepare(layer->weight().weight, context);
-  }
   const auto layers = terms(context);
   const bool sums_outputs = layers_[0]->site().sums_outputs();
   const bool adds_known = !sums_outputs || context.tensor_ranks->rank() == 0;

@@ -2,6 +2,7 @@
 #include "model/transformer_block.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "kernels/attention.h"
@@ -62,6 +63,7 @@ int64_t TransformerBlock::tail() const { return std::max(o_group_.tail(), down_g
 
 void TransformerBlock::forward(const Tensor& output, const Tensor& input, BlockSaved& saved,
                                ForwardContext& context) const {
+  prepare_adapters(std::array{&v_, &k_, &q_, &o_, &up_, &gate_, &down_}, context);
   saved.input = input;
   saved.output = output;
   attention_forward(saved, context);

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/low_rank_linear.h"
+#include "kernels/row_norms.h"
 #include "model/forward_context.h"
 #include "parallel/gradient_reducer.h"
 #include "parallel/parameter.h"
@@ -57,9 +57,15 @@ class Adapter {
  public:
   virtual ~Adapter() = default;
 
-  // Before each use beside `weight`, this rank's part of the base: what the adapter derives from it
-  // and its own parameters is made anew after parameters_changed(), and only then.
-  virtual void prepare(const Weight& /*weight*/, ForwardContext& /*context*/) {}
+  // Some adapters need the norms of the rows of the adapted weight: they are made anew for the
+  // first use and after parameters_changed(), of all layers of a block together (prepare_adapters).
+  // Not set when nothing is to be done; `weight` is this rank's part of the base, and memory is
+  // that of "workspace" until the answer comes.
+  virtual std::optional<RowSquares> wants_row_squares(const Weight& /*weight*/,
+                                                      ForwardContext& /*context*/) {
+    return std::nullopt;
+  }
+  virtual void take_row_squares(const Tensor& /*squares*/, ForwardContext& /*context*/) {}
   virtual void parameters_changed() {}
 
   // Defined when such a term is all that this adapter does in this pass: then the linear layer

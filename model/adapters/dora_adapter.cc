@@ -2,7 +2,6 @@
 #include "model/adapters/dora_adapter.h"
 
 #include "kernels/elementwise.h"
-#include "kernels/row_norms.h"
 #include "parallel/communicator.h"
 
 namespace rankwise {
@@ -24,15 +23,17 @@ Tensor DoraAdapter::own(const Tensor& x) const {
   return x.defined() ? x.rows(slice.row_begin, slice.row_end) : x;
 }
 
-void DoraAdapter::prepare(const Weight& weight, ForwardContext& context) {
-  if (prepared_) return;
-  Stream& stream = *context.stream;
-  const auto scope = context.arena->scope("workspace");
-  const Tensor squares = context.allocate_workspace(DType::kF32, base_squares_.shape());
-  if (!has_base_squares_) base_row_squares(base_squares_, weight, stream);
+std::optional<RowSquares> DoraAdapter::wants_row_squares(const Weight& weight,
+                                                         ForwardContext& context) {
+  if (prepared_) return std::nullopt;
+  if (!has_base_squares_) base_row_squares(base_squares_, weight, *context.stream);
   has_base_squares_ = true;
-  LowRankTerm own_term = term();
-  row_squares(squares, base_squares_, own_term.beside(&weight), context.compute, stream);
+  const Tensor squares = context.allocate_workspace(DType::kF32, base_squares_.shape());
+  return RowSquares{squares, base_squares_, term().beside(&weight)};
+}
+
+void DoraAdapter::take_row_squares(const Tensor& squares, ForwardContext& context) {
+  Stream& stream = *context.stream;
   if (site().sums_outputs()) {
     context.tensor_ranks->all_reduce(squares, ReduceOp::kSum, site().module + " row norms", stream);
   }

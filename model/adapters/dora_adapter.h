@@ -19,8 +19,10 @@ class DoraAdapter : public LoraAdapter {
   DoraAdapter(const LinearSite& site, const LoraOptions& options, bool has_magnitude, uint64_t seed,
               Arena& arena, Stream& stream);
 
-  // Where the inputs are split, the tensor ranks add up their squares of norms.
-  void prepare(const Weight& weight, ForwardContext& context) override;
+  std::optional<RowSquares> wants_row_squares(const Weight& weight,
+                                              ForwardContext& context) override;
+  // Where the inputs are split, the tensor ranks add up their squares.
+  void take_row_squares(const Tensor& squares, ForwardContext& context) override;
   void parameters_changed() override { prepared_ = false; }
   std::optional<LowRankTerm> low_rank_term(const ForwardContext& context) override;
   bool wants_output_dots() const override { return true; }

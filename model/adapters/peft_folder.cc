@@ -92,8 +92,8 @@ void refuse_foreign_tensors(const SafetensorsFile& file, const Adapters& adapter
   }
   for (const SafetensorsEntry& entry : file.entries()) {
     if (wanted.contains(&entry)) continue;
-    throw FormatError(fmt::format("{}: tensor {} belongs to no adapter of this model", file.path(),
-                                  entry.name));
+    throw FormatError(
+        fmt::format("{}: tensor {} belongs to no adapter of this model", file.path(), entry.name));
   }
 }
 

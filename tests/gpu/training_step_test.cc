@@ -80,8 +80,8 @@ void expect_losses(const RunResult& actual, const RunResult& expected, double re
   }
 }
 
-// This model and learning rate spread small differences: from ten adapters 0.2 % apart, the run
-// ends at 2.33 +- 0.005 in fp32 and 2.38 +- 0.024 in bf16 (docs/results/gpu_bf16.md).
+// This model and learning rate spread small differences (docs/results/gpu_bf16.md), so the run is the
+// deterministic one.
 TEST(GpuTraining, Bf16FollowsFp32) {
   RW_REQUIRE_GPU();
   RW_REQUIRE_SHARED();
@@ -89,6 +89,7 @@ TEST(GpuTraining, Bf16FollowsFp32) {
   RigOptions options = StoriesModel::lora_options();
   options.device = kGpu;
   options.plan.compute = DType::kBF16;
+  options.plan.deterministic = true;
   TrainingRig rig(stories.config, *stories.weights, options);
   const auto golden = stories.expected.values["lora"]["losses"].get<std::vector<double>>();
   const std::vector<double> losses = stories.train(rig);
@@ -96,7 +97,7 @@ TEST(GpuTraining, Bf16FollowsFp32) {
   for (size_t step = 0; step < losses.size(); ++step) {
     EXPECT_NEAR(losses[step], golden[step], 0.05 * golden[step]) << "step " << step;
   }
-  EXPECT_NEAR(stories.evaluate(rig), 2.3255, 0.12);
+  EXPECT_NEAR(stories.evaluate(rig), 2.3255, 0.02);
 }
 
 // Rounding to bf16 alone, emulated in fp32 at every place where the GPU rounds, gives these
@@ -126,7 +127,9 @@ TEST(GpuTraining, Bf16GradientsHaveOnlyTheErrorOfRounding) {
     EXPECT_LT(error, 0.1) << exact.trained()[i]->name;
     sum += error;
   }
-  EXPECT_LT(sum / static_cast<double>(exact.trained().size()), 0.045);
+  const double mean = sum / static_cast<double>(exact.trained().size());
+  fmt::print("   mean error of the gradients {:.4f}\n", mean);
+  EXPECT_LT(mean, 0.045);
   EXPECT_NEAR(stories.evaluate(rounded), stories.evaluate(exact), 0.01);
 }
 

@@ -44,7 +44,11 @@ class DoraExample : public ::testing::Test {
   }
   // The whole layer's outputs for x (1, 2), as its group computes them.
   std::vector<float> output(DoraAdapter& adapter, const Tensor& x) {
-    adapter.prepare(base_, context_);
+    const auto scope = arena_.scope("workspace");
+    if (const auto wanted = adapter.wants_row_squares(base_, context_)) {
+      row_squares({&*wanted, 1}, DType::kF32, stream_);
+      adapter.take_row_squares(wanted->squares, context_);
+    }
     const LowRankLinear layer = adapter.low_rank_term(context_)->beside(&base_);
     const Tensor y = of({1, 2}, {0, 0});
     const Tensor down = of({1, 1}, {0});
