@@ -19,6 +19,20 @@ void check_weight(std::string_view op, const Weight& w, const Stream& stream) {
             "{}: w is {}", op, name_of(dense.dtype()));
 }
 
+constexpr std::string_view kRowSquares = "row_squares";
+
+void check_matrix(const RowSquares& matrix, const Stream& stream) {
+  const LowRankLinear& layer = matrix.layer;
+  RW_ASSERT(layer.weight != nullptr && layer.rank() > 0 && !layer.e.defined(),
+            "{}: no weight, no low-rank term, or an e", kRowSquares);
+  check_weight(kRowSquares, *layer.weight, stream);
+  check::f32(kRowSquares, "squares", matrix.squares, {layer.out()});
+  check::f32(kRowSquares, "base", matrix.base, {layer.out()});
+  check::dtype(kRowSquares, "a", layer.a, DType::kF32);
+  check::shape(kRowSquares, "a", layer.a, {layer.rank(), layer.in()});
+  check::f32(kRowSquares, "b", layer.b, {layer.out(), layer.rank()});
+}
+
 // Vectors F32 of one length.
 void check_vectors(std::string_view op, const Tensor& a, const Tensor& b, const Tensor& c) {
   for (const Tensor* x : {&a, &b, &c}) check::f32(op, "a vector", *x, {a.numel()});
@@ -36,24 +50,15 @@ void base_row_squares(const Tensor& squares, const Weight& w, Stream& stream) {
   cpu::base_row_squares(squares, w, stream);
 }
 
-void row_squares(const Tensor& squares, const Tensor& base, const LowRankLinear& layer,
-                 DType compute, Stream& stream) {
-  constexpr std::string_view kOp = "row_squares";
-  RW_ASSERT(layer.weight != nullptr && layer.rank() > 0 && !layer.e.defined(),
-            "{}: no weight, no low-rank term, or an e", kOp);
+void row_squares(std::span<const RowSquares> matrices, DType compute, Stream& stream) {
   RW_ASSERT(compute == DType::kF32 || (compute == DType::kBF16 && stream.is_cuda()),
-            "{}: products in {}", kOp, name_of(compute));
-  check_weight(kOp, *layer.weight, stream);
-  check::f32(kOp, "squares", squares, {layer.out()});
-  check::f32(kOp, "base", base, {layer.out()});
-  check::dtype(kOp, "a", layer.a, DType::kF32);
-  check::shape(kOp, "a", layer.a, {layer.rank(), layer.in()});
-  check::f32(kOp, "b", layer.b, {layer.out(), layer.rank()});
+            "{}: products in {}", kRowSquares, name_of(compute));
+  for (const RowSquares& matrix : matrices) check_matrix(matrix, stream);
   if constexpr (kHasCuda) {
-    if (stream.is_cuda()) return cuda::row_squares(squares, base, layer, compute, stream);
+    if (stream.is_cuda()) return cuda::row_squares(matrices, compute, stream);
   }
   if (stream.measuring()) return;
-  cpu::row_squares(squares, base, layer, stream);
+  for (const RowSquares& matrix : matrices) cpu::row_squares(matrix, stream);
 }
 
 void square_roots(const Tensor& norms, const Tensor& squares, Stream& stream) {

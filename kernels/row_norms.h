@@ -23,8 +23,8 @@ struct RowSquares {
   LowRankLinear layer;
 };
 
-// All matrices of the list, on CUDA in few launches. `compute`: of the products with W, F32, or BF16
-// on CUDA; sums are F32.
+// All matrices of the list, on CUDA in few launches. `compute`: of the products with W, F32, or
+// BF16 on CUDA; sums are F32.
 void row_squares(std::span<const RowSquares> matrices, DType compute, Stream& stream);
 
 // norms (out) F32 = sqrt(squares).

@@ -67,9 +67,9 @@ void Adaptation::check_start(size_t index) const {
   if (!start) return;
   const AdapterMethod held = adapter_options(*start, "").method;
   if (held == adapter_method(rule->method)) return;
-  throw ConfigError(fmt::format("adapt.{}.from: '{}' holds a {} adapter, the rule's method is {}",
-                                index, *rule->from, name_of(held),
-                                name_of(adapter_method(rule->method))));
+  throw ConfigError(
+      fmt::format("adapt.{}.from: '{}' holds an adapter of method {}, the rule has method {}",
+                  index, *rule->from, name_of(held), name_of(adapter_method(rule->method))));
 }
 
 // A PEFT folder has one method and one such setting for all its modules, and the budget of AdaLoRA

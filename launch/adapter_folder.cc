@@ -61,10 +61,12 @@ int64_t rank_of(Adapter& adapter, const std::string& path) {
 
 }  // namespace
 
-AdapterFolder::AdapterFolder(const std::string& folder) : path_(folder) {
-  if (!std::filesystem::exists(folder)) {
-    throw ConfigError(fmt::format("'{}' does not exist", folder));
+AdapterFolder::AdapterFolder(const std::string& given) : path_(given) {
+  if (!std::filesystem::exists(given)) {
+    throw ConfigError(fmt::format("'{}' does not exist", given));
   }
+  if (std::filesystem::exists(given + "/adapter/adapter_config.json")) path_ += "/adapter";
+  const std::string& folder = path_;
   const PeftConfig config = read_peft_config(folder);
   const SafetensorsFile file(folder + "/adapter_model.safetensors");
   Stream stream;

@@ -24,9 +24,9 @@ struct AdaptedModule {
 
 class AdapterFolder {
  public:
-  // ConfigError when there is none; FormatError as read_peft_config and load_peft_weights, and for
+  // Of a PEFT folder, or of the folder of a run. ConfigError when there is none; FormatError as read_peft_config and load_peft_weights, and for
   // a value that is not finite.
-  explicit AdapterFolder(const std::string& folder);
+  explicit AdapterFolder(const std::string& given);
 
   const std::string& path() const { return path_; }
   const std::vector<AdaptedModule>& modules() const { return modules_; }  // by layer, then name

@@ -51,7 +51,9 @@ Exceptions parse_exceptions(const std::string& text, std::vector<std::string>& p
     if (exception.allowed <= 0 || exception.reason.size() < 10) {
       problems.push_back("exception without size or reason: " + line);
     }
-    exceptions[kind + " " + subject] = exception;
+    if (!exceptions.emplace(kind + " " + subject, exception).second) {
+      problems.push_back("a second exception for the same: " + line);
+    }
   }
   return exceptions;
 }
@@ -121,9 +123,8 @@ TEST(Size, ProductStaysWithinItsBudget) {
   for (const SourceFile& file : read_source_tree(".")) {
     if (is_test(file)) continue;
     lines += std::ranges::count_if(
-        split_lines(without_comments(file.text, true)), [](const std::string& line) {
-          return line.find_first_not_of(" \t") != std::string::npos;
-        });
+        split_lines(without_comments(file.text, true)),
+        [](const std::string& line) { return line.find_first_not_of(" \t") != std::string::npos; });
   }
   EXPECT_GT(lines, 1000);
   EXPECT_LE(lines, kProductLines);

@@ -62,8 +62,8 @@ void base_row_squares(const Tensor& squares, const Weight& w, Stream& stream) {
   });
 }
 
-void row_squares(const Tensor& squares, const Tensor& base, const LowRankLinear& layer,
-                 Stream& stream) {
+void row_squares(const RowSquares& matrix, Stream& stream) {
+  const auto& [squares, base, layer] = matrix;
   const int64_t rank = layer.rank();
   const int64_t elements = tile_elements(*layer.weight),
                 rows_at_once = std::min(kTileRows, layer.out());

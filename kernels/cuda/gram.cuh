@@ -14,8 +14,13 @@ inline unsigned gram_tiles(int64_t rank) {
   return static_cast<unsigned>(along_side * along_side);
 }
 
-// One of the gram_tiles square tiles of q (rank, rank) = A A^T, A (rank, in), by a thread block of
-// kGramThreads.
+// Elements between rows of q, which are whole packs of 4.
+__host__ __device__ inline int64_t gram_pitch(int64_t rank) {
+  return (rank + kGramSide - 1) / kGramSide * kGramSide;
+}
+
+// One of the gram_tiles square tiles of q (rank, gram_pitch) = A A^T and columns of 0, A (rank,
+// in), by a thread block of kGramThreads.
 __device__ inline void gram_tile(float* q, Rows<const float> a, int64_t rank, int64_t in,
                                  unsigned tile) {
   constexpr int kWarps = kGramThreads / 32, kElements = kGramSide * kGramSide;
@@ -46,7 +51,7 @@ __device__ inline void gram_tile(float* q, Rows<const float> a, int64_t rank, in
   const int64_t i = first_i + threadIdx.x / kGramSide, j = first_j + threadIdx.x % kGramSide;
   float total = 0.0f;
   for (int warp = 0; warp < kWarps; ++warp) total += shared[threadIdx.x][warp];
-  if (i < rank && j < rank) q[i * rank + j] = total;
+  if (i < rank) q[i * gram_pitch(rank) + j] = j < rank ? total : 0.0f;
 }
 
 }  // namespace rankwise::cuda

@@ -7,8 +7,7 @@
 namespace rankwise::cuda {
 
 void base_row_squares(const Tensor& squares, const Weight& w, Stream& stream);
-void row_squares(const Tensor& squares, const Tensor& base, const LowRankLinear& layer,
-                 DType compute, Stream& stream);
+void row_squares(std::span<const RowSquares> matrices, DType compute, Stream& stream);
 void square_roots(const Tensor& norms, const Tensor& squares, Stream& stream);
 void magnitude_factors(const Tensor& c, const Tensor& m, const Tensor& squares, Stream& stream);
 void magnitude_backward(const Tensor& dm, const Tensor& dots, const Tensor& m, Stream& stream);

@@ -79,10 +79,9 @@ void visit_adapt_rule(AdaptRule& rule, ConfigVisitor& visitor) {
   visitor.leaf({"rslora", "scale alpha / sqrt(rank) instead", false,
                 adalora ? "method adalora scales by alpha / init_rank" : not_here},
                flag_leaf(rule.rslora));
-  const bool dora = rule.method == AdaptMethod::kDora;
-  visitor.leaf({"dropout", "on the adapter's input, in training", false,
-                dora ? "method dora makes adapter and base weight one product" : no_adapter},
-               real_leaf(rule.dropout, kFraction));
+  visitor.leaf(
+      {"dropout", "on the adapter's input, in training; 0 with method dora", false, no_adapter},
+      real_leaf(rule.dropout, kFraction));
   visitor.leaf({"lr_ratio_b", "LoRA+: learning rate of B over that of A", false, no_adapter},
                real_leaf(rule.lr_ratio_b, kPositive));
   visitor.section(

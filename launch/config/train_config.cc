@@ -25,6 +25,20 @@ void check_together(const TrainConfig& config, const ConfigTreeReader& reader) {
                 fmt::format("must be a multiple of train.micro_batch ({}), got {}",
                             train.micro_batch, train.global_batch));
   }
+  for (size_t i = 0; i < config.adapt.size(); ++i) {
+    const AdaptRule& rule = config.adapt[i];
+    const AdaLoraSection& adalora = rule.adalora;
+    if (rule.method == AdaptMethod::kAdaLora && !rule.from &&
+        adalora.target_rank > adalora.init_rank) {
+      reader.fail(fmt::format("adapt.{}.adalora.target_rank", i),
+                  fmt::format("must be at most adalora.init_rank ({}), got {}", adalora.init_rank,
+                              adalora.target_rank));
+    }
+    if (rule.method == AdaptMethod::kDora && rule.dropout > 0.0) {
+      reader.fail(fmt::format("adapt.{}.dropout", i),
+                  "method dora makes adapter and base weight one product: dropout must be 0");
+    }
+  }
   if (config.optim.min_lr > config.optim.lr) {
     reader.fail("optim.min_lr", fmt::format("must be at most optim.lr ({}), got {}",
                                             config.optim.lr, config.optim.min_lr));

@@ -174,6 +174,10 @@ Tensor base_weight(const WeightSource& weights, const AdaptedModule& module, Are
 
 // A picture of ours is replaced, nothing else.
 void require_replaceable(const std::string& path) {
+  const fs::path folder = fs::path(path).parent_path();
+  if (!folder.empty() && !fs::is_directory(folder)) {
+    throw ConfigError(fmt::format("--output: '{}' is no folder", folder.string()));
+  }
   if (!fs::exists(path)) return;
   std::string head(400, '\0');
   std::ifstream(path).read(head.data(), std::ssize(head));
@@ -187,7 +191,9 @@ class AnalyzeVerb : public Verb {
   std::string name() const override { return "analyze"; }
   std::string help() const override { return "ranks, subspaces and amplification of an adapter"; }
   void add_options(CLI::App& app) override {
-    app.add_option("ADAPTER", adapter_, "PEFT adapter folder (LoRA, DoRA, AdaLoRA)")->required();
+    app.add_option("ADAPTER", adapter_,
+                   "PEFT adapter folder (LoRA, DoRA, AdaLoRA), or the folder of a run")
+        ->required();
     app.add_option("--with", with_,
                    "another adapter: similarity of the subspaces that the two read from");
     app.add_option("--model", model_,
@@ -200,7 +206,7 @@ class AnalyzeVerb : public Verb {
     if (context.world.rank() != 0) return static_cast<int>(ExitCode::kDone);
     const AdapterFolder adapter(adapter_);
     const std::string output =
-        output_.empty() ? (fs::path(adapter_) / "analysis.svg").string() : output_;
+        output_.empty() ? (fs::path(adapter.path()) / "analysis.svg").string() : output_;
     require_replaceable(output);
     std::vector<NumberTable> maps;
     add_ranks(adapter, maps, context.out);

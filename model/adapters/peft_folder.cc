@@ -237,6 +237,10 @@ void load_peft_weights(const std::string& folder, const Adapters& adapters, Stre
       file.read(entry, Tensor(values.data(), DType::kF32, entry.shape));
       if (kept) {
         std::vector<float> whole(static_cast<size_t>(parameter->dense().numel()));
+        // A and B of the others stay: with zeros in all three a triplet could never be trained.
+        if (parameter->role != ParameterRole::kLoraE) {
+          download(whole.data(), parameter->dense(), stream);
+        }
         for_kept(*parameter, *kept, [&](int64_t i, int64_t j) {
           whole[static_cast<size_t>(i)] = values[static_cast<size_t>(j)];
         });

@@ -160,9 +160,7 @@ class StepTable {
   void add_dora() {
     const int64_t hidden = model_.hidden_size, inner = model_.intermediate_size;
     const int64_t heads = model_.num_attention_heads, groups = model_.num_key_value_heads;
-    add_row_norms("q, k, v, o", {heads * model_.head_dim, hidden}, 4.0);
-    add_row_norms("gate, up", {inner, hidden}, 2.0);
-    add_row_norms("down", {hidden, inner}, 1.0);
+    add_row_norms();
     const auto dots = [&](int64_t width) {
       return ColumnDots{bench_.random(DType::kF32, {width})};
     };
@@ -205,18 +203,30 @@ class StepTable {
         true);
   }
 
-  void add_row_norms(const std::string& name, const Shape& shape, double count) {
+  void add_row_norms() {
     const auto scope = bench_.scope();
+    const int64_t hidden = model_.hidden_size, inner = model_.intermediate_size;
+    const int64_t query = bench_.shape().query_width(), key = bench_.shape().key_width();
     const int64_t rank = bench_.shape().lora_rank;
-    const Weight weight = bench_.random_weight(shape);
-    const LowRankLinear layer{&weight, bench_.random(DType::kF32, {rank, shape.dim(1)}),
-                              bench_.random(DType::kF32, {shape.dim(0), rank}), 2.0f};
-    const Tensor squares = bench_.random(DType::kF32, {shape.dim(0)});
-    const Tensor base = bench_.random(DType::kF32, {shape.dim(0)});
+    const Shape shapes[] = {{query, hidden}, {key, hidden},   {key, hidden},  {hidden, query},
+                            {inner, hidden}, {inner, hidden}, {hidden, inner}};
+    std::vector<Weight> weights;
+    double elements = 0.0;
+    for (const Shape& shape : shapes) {
+      weights.push_back(bench_.random_weight(shape));
+      elements += static_cast<double>(shape.numel());
+    }
+    std::vector<RowSquares> matrices;
+    for (const Weight& weight : weights) {
+      const auto random = [&](const Shape& shape) { return bench_.random(DType::kF32, shape); };
+      const int64_t out = shape_of(weight).dim(0), in = shape_of(weight).dim(1);
+      const LowRankLinear layer{&weight, random({rank, in}), random({out, rank}), 2.0f};
+      matrices.push_back({random({out}), random({out}), layer});
+    }
     add(
-        "DoRA: row norms of " + name, count * layers_, kBytes,
-        static_cast<double>(shape.numel()) * (bench_.shape().quantize_nf4 ? 0.516 : 2.0),
-        [&] { row_squares(squares, base, layer, bench_.shape().compute, bench_.stream()); }, true);
+        "DoRA: row norms of a block", layers_, kBytes,
+        elements * (bench_.shape().quantize_nf4 ? 0.516 : 2.0),
+        [&] { row_squares(matrices, bench_.shape().compute, bench_.stream()); }, true);
   }
 
   void add_linears(const LinearGroupCase& group) {

@@ -80,8 +80,8 @@ void expect_losses(const RunResult& actual, const RunResult& expected, double re
   }
 }
 
-// This model and learning rate spread small differences (docs/results/gpu_bf16.md), so the run is the
-// deterministic one.
+// This model and learning rate spread small differences: runs end 0.011 around their mean of 2.322
+// (docs/results/gpu_bf16.md).
 TEST(GpuTraining, Bf16FollowsFp32) {
   RW_REQUIRE_GPU();
   RW_REQUIRE_SHARED();
@@ -89,7 +89,6 @@ TEST(GpuTraining, Bf16FollowsFp32) {
   RigOptions options = StoriesModel::lora_options();
   options.device = kGpu;
   options.plan.compute = DType::kBF16;
-  options.plan.deterministic = true;
   TrainingRig rig(stories.config, *stories.weights, options);
   const auto golden = stories.expected.values["lora"]["losses"].get<std::vector<double>>();
   const std::vector<double> losses = stories.train(rig);
@@ -97,7 +96,9 @@ TEST(GpuTraining, Bf16FollowsFp32) {
   for (size_t step = 0; step < losses.size(); ++step) {
     EXPECT_NEAR(losses[step], golden[step], 0.05 * golden[step]) << "step " << step;
   }
-  EXPECT_NEAR(stories.evaluate(rig), 2.3255, 0.02);
+  const double end = stories.evaluate(rig);
+  fmt::print("   ends at {:.4f}\n", end);
+  EXPECT_NEAR(end, 2.3255, 0.035);
 }
 
 // Rounding to bf16 alone, emulated in fp32 at every place where the GPU rounds, gives these

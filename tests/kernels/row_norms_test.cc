@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <vector>
@@ -40,7 +41,8 @@ Tensor squares_by_kernels(const LowRankLinear& layer, GuardedMemory& memory) {
   Stream stream;
   const Tensor base = memory.poisoned({layer.out()}), squares = memory.poisoned({layer.out()});
   base_row_squares(base, *layer.weight, stream);
-  row_squares(squares, base, layer, DType::kF32, stream);
+  const RowSquares matrix{squares, base, layer};
+  row_squares({&matrix, 1}, DType::kF32, stream);
   return squares;
 }
 
@@ -86,6 +88,26 @@ TEST(RowNorms, EqualThoseOfTheFormedMatrix) {
       }
     }
   }
+}
+
+TEST(RowNorms, OfAListAreThoseOfSingleMatrices) {
+  WholeNf4 first({43, 172}, true), second({300, 64}, false);
+  GuardedMemory& memory = first.memory;
+  const Weight weights[] = {first.q, second.w, second.q};
+  std::vector<RowSquares> list;
+  for (const Weight& weight : weights) {
+    const LowRankLinear layer = with_terms(weight, 1 + 7 * std::ssize(list), memory);
+    list.push_back({memory.poisoned({layer.out()}), memory.normal({layer.out()}), layer});
+  }
+  std::vector<Tensor> singles;
+  for (const RowSquares& matrix : list) {
+    row_squares({&matrix, 1}, DType::kF32, first.cpu);
+    singles.push_back(memory.copy_of(matrix.squares));
+    std::ranges::fill(GuardedMemory::elements(matrix.squares), -1.0f);
+  }
+  row_squares(list, DType::kF32, first.cpu);
+  for (size_t i = 0; i < list.size(); ++i) expect_identical(list[i].squares, singles[i]);
+  row_squares({}, DType::kF32, first.cpu);
 }
 
 TEST(RowNorms, OfLongRowsAgreeTo1e5) {
@@ -184,11 +206,12 @@ TEST(RowNormsDeathTest, RefuseSingularValuesAndTypesOfTheGpu) {
   GuardedMemory memory;
   Stream stream;
   const Weight weight = memory.zeros({4, 6});
-  LowRankLinear layer = {&weight, memory.zeros({2, 6}), memory.zeros({4, 2}), 1.0f};
+  const LowRankLinear layer = {&weight, memory.zeros({2, 6}), memory.zeros({4, 2}), 1.0f};
   const Tensor base = memory.zeros({4}), squares = memory.poisoned({4});
-  EXPECT_DEATH(row_squares(squares, base, layer, DType::kBF16, stream), "products in");
-  layer.e = memory.zeros({2});
-  EXPECT_DEATH(row_squares(squares, base, layer, DType::kF32, stream), "or an e");
+  RowSquares matrix = {squares, base, layer};
+  EXPECT_DEATH(row_squares({&matrix, 1}, DType::kBF16, stream), "products in");
+  matrix.layer.e = memory.zeros({2});
+  EXPECT_DEATH(row_squares({&matrix, 1}, DType::kF32, stream), "or an e");
 }
 
 }  // namespace

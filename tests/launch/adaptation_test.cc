@@ -86,7 +86,7 @@ TEST(Adaptation, TheMethodOfAStartingPointIsThatOfItsRule) {
   const ScratchFolder scratch;
   const std::string adapter = testing::write_tiny_adapter(scratch, "adapter");
   RW_EXPECT_HAS(refusal("[{method: dora, from: " + adapter + "}]"),
-                "holds a lora adapter, the rule's method is dora");
+                "holds an adapter of method lora, the rule has method dora");
 }
 
 TEST(Adaptation, KeysOfOtherMethodsHaveNoUse) {
@@ -94,7 +94,10 @@ TEST(Adaptation, KeysOfOtherMethodsHaveNoUse) {
     return error_of<ConfigError>([&] { config_with("[{" + rule + "}]"); });
   };
   RW_EXPECT_HAS(unused("method: dora, dropout: 0.1"),
-                "adapt.0.dropout: has no use: method dora makes adapter and base weight one");
+                "adapt.0.dropout: method dora makes adapter and base weight one product");
+  EXPECT_NO_THROW(config_with("[{method: dora, dropout: 0}]"));
+  RW_EXPECT_HAS(unused("method: adalora, adalora: {init_rank: 4, target_rank: 5}"),
+                "adapt.0.adalora.target_rank: must be at most adalora.init_rank (4), got 5");
   RW_EXPECT_HAS(unused("method: adalora, rank: 8"), "has adalora.init_rank");
   RW_EXPECT_HAS(unused("method: adalora, rslora: true"), "adapt.0.rslora: has no use");
   RW_EXPECT_HAS(unused("adalora: {init_rank: 8}"), "adapt.0.adalora: has no use: method is not");

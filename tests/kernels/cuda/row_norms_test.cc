@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
+#include <vector>
 
 #include "tests/kernels/cuda/nf4_slices_on_gpu.h"
 
@@ -21,6 +23,7 @@ using testing::kActivationTypes;
 using testing::kGpu;
 using testing::on_gpu;
 using testing::rounded;
+using testing::slice_of;
 using testing::WholeNf4;
 
 // A layer on both devices, A as columns of a wider matrix, and with a change as large as the
@@ -46,13 +49,15 @@ struct Rig {
   Tensor on_cpu(float scale) {
     const Tensor squares = memory.poisoned(base.shape());
     layer.scale = scale;
-    row_squares(squares, base, layer, DType::kF32, cpu);
+    const RowSquares matrix{squares, base, layer};
+    row_squares({&matrix, 1}, DType::kF32, cpu);
     return squares;
   }
   Tensor on_gpu(float scale, DType compute) {
     const Tensor squares = device.poisoned(DType::kF32, base.shape());
     on_device.scale = scale;
-    row_squares(squares, device_base, on_device, compute, gpu);
+    const RowSquares matrix{squares, device_base, on_device};
+    row_squares({&matrix, 1}, compute, gpu);
     return device.to_host(squares, memory);
   }
   Tensor difference(const Tensor& x, const Tensor& y) {
@@ -138,6 +143,56 @@ TEST(CudaRowNorms, OfDenseWeightsAgreeWithTheCpu) {
   }
 }
 
+// More matrices than one launch takes, and some that it does not take.
+TEST(CudaRowNorms, OfAMixedListAreThoseOfSingleMatricesToTheBit) {
+  RW_REQUIRE_GPU();
+  Stream gpu(kGpu);
+  set_matmul_tuning(gpu, false);
+  DeviceMemory device(gpu);
+  std::deque<WholeNf4> wholes;
+  std::deque<Weight> weights;
+  std::deque<Rig> rigs;
+  const auto add = [&](const Weight& weight, const Weight& on_device, int64_t rank) {
+    weights.push_back(weight);
+    weights.push_back(on_device);
+    rigs.emplace_back(wholes.back(), device, gpu, rank, weights[weights.size() - 2],
+                      weights.back());
+  };
+  const auto add_nf4 = [&](const QuantizedTensor& q, int64_t rank) {
+    add(q, on_gpu(q, device), rank);
+  };
+  for (const bool double_quant : {true, false}) {
+    for (const int64_t rank : {1, 16, 40}) {
+      wholes.emplace_back(Shape{260 + rank, 192}, double_quant);
+      add_nf4(wholes.back().q, rank);
+    }
+    wholes.emplace_back(Shape{128, 2112}, double_quant);
+    add_nf4(wholes.back().slice(slice_of(wholes.back().w.shape(), 0, 1, 4)), 16);
+    add_nf4(wholes.back().slice(slice_of(wholes.back().w.shape(), 1, 1, 3)), 16);
+    wholes.emplace_back(Shape{43, 172}, double_quant);
+    add_nf4(wholes.back().q, 16);
+    add(rounded(wholes.back().w, DType::kBF16), device.copy_of(wholes.back().w, DType::kBF16), 16);
+  }
+  for (const DType compute : kActivationTypes) {
+    std::vector<RowSquares> list;
+    for (const Rig& rig : rigs) {
+      list.push_back(
+          {device.poisoned(DType::kF32, rig.base.shape()), rig.device_base, rig.on_device});
+    }
+    Stream measuring(kGpu, Stream::Mode::kMeasure), real(kGpu);
+    row_squares(list, compute, measuring);
+    row_squares(list, compute, real);
+    real.synchronize();
+    EXPECT_EQ(measuring.scratch_peak_bytes(), real.scratch_peak_bytes());
+    for (size_t i = 0; i < rigs.size(); ++i) {
+      SCOPED_TRACE(fmt::format("{} {}", i, name_of(compute)));
+      expect_identical(device.to_host(list[i].squares, rigs[i].memory),
+                       rigs[i].on_gpu(0.25f, compute));
+      rigs[i].expect_same(compute);
+    }
+  }
+}
+
 TEST(CudaRowNorms, WithoutAChangeAreThoseOfTheBaseToTheBit) {
   RW_REQUIRE_GPU();
   Stream gpu(kGpu);
@@ -165,7 +220,8 @@ TEST(CudaRowNorms, MeasuringNotesTheScratchOfARealRun) {
         base_row_squares(rig.device_base, device_weight, measuring);
         EXPECT_EQ(measuring.scratch_peak_bytes(), gpu.scratch_peak_bytes());
         rig.on_gpu(0.25f, compute);
-        row_squares(rig.device_base, rig.device_base, rig.on_device, compute, measuring);
+        const RowSquares matrix{rig.device_base, rig.device_base, rig.on_device};
+        row_squares({&matrix, 1}, compute, measuring);
         EXPECT_EQ(measuring.scratch_peak_bytes(), gpu.scratch_peak_bytes());
       }
     }
