@@ -27,6 +27,12 @@ Shape basis_shape(const Shape& weight, BasisSide side, int64_t rank) {
   return side == kLeft ? Shape{weight.dim(0), rank} : Shape{rank, weight.dim(1)};
 }
 
+// y = x (F32), of which one may be a block of columns.
+void copy_block(const Tensor& y, const Tensor& x, Stream& stream) {
+  if (stream.is_cuda()) return copy(y, x, stream);
+  for (int64_t i = 0; i < y.dim(0); ++i) copy(y.rows(i, i + 1), x.rows(i, i + 1), stream);
+}
+
 // The first element of x; waits for the stream. `measured` in measuring mode.
 float value_of(const Tensor& x, float measured, Stream& stream) {
   download(&measured, x, stream);
@@ -107,7 +113,7 @@ void Projector::randomize(const Tensor& vectors, BasisSide side, Stream& stream)
   const bool left = side == kLeft;
   const Tensor whole = temporary(basis_shape(part_.whole, side, vectors.dim(left ? 1 : 0)));
   fill_normal(whole, 0.0f, 1.0f, Rng(options_.seed, name_ + (left ? ".left" : ".right")), stream);
-  copy(vectors, part_of(whole, side), stream);
+  copy_block(vectors, part_of(whole, side), stream);
   const RankSum sum = splits(side) ? over_tensor_ranks(ReduceOp::kSum, stream) : RankSum();
   orthonormalize(vectors, side, temporary({1}), sum, stream);
 }
@@ -117,11 +123,11 @@ void Projector::find_exact(BasisSide side, const Tensor& g, const Tensor& failed
   if (!is_split()) return exact_basis(basis(side), side, failed, g, stream);
   const Tensor whole = temporary(part_.whole);
   fill(whole, 0.0f, stream);
-  copy(part_of(whole, spec_.dim == 0 ? kLeft : kRight), g, stream);
+  copy_block(part_of(whole, spec_.dim == 0 ? kLeft : kRight), g, stream);
   over_tensor_ranks(ReduceOp::kSum, stream)(whole);
   const Tensor vectors = temporary(basis_shape(part_.whole, side, rank_));
   exact_basis(vectors, side, failed, whole, stream);
-  if (!has_failed(failed, stream)) copy(basis(side), part_of(vectors, side), stream);
+  if (!has_failed(failed, stream)) copy_block(basis(side), part_of(vectors, side), stream);
 }
 
 void Projector::find_cold(BasisSide side, const Tensor& g, const Tensor& failed,
@@ -135,7 +141,7 @@ void Projector::find_cold(BasisSide side, const Tensor& g, const Tensor& failed,
     randomize(block, side, stream);
     subspace_iteration(block, side, failed, g, options, stream);
     const Tensor first = side == kLeft ? block.columns(0, rank_) : block.rows(0, rank_);
-    if (!has_failed(failed, stream)) return copy(basis(side), first, stream);
+    if (!has_failed(failed, stream)) return copy_block(basis(side), first, stream);
   }
   // A gradient may have rank enough for the basis, but not for the larger block.
   subspace_iteration(basis(side), side, failed, g, options, stream);
