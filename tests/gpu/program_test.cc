@@ -64,7 +64,7 @@ TEST(GpuProgram, RestaurantJobHasTheCurveOfTheCpu) {
   const std::vector<double> cpu = losses("cpu", {"device=cpu"});
   ASSERT_EQ(cpu.size(), 300u);
   expect_curve(losses("fp32", {"device=cuda", "model.compute=fp32"}), cpu, 5e-3);
-  expect_curve(losses("bf16", {"device=cuda"}), cpu, 0.03);
+  expect_curve(losses("bf16", {"device=cuda"}), cpu, 0.05);
 }
 
 TEST(GpuProgram, GeneratesTheTextOfTheCpu) {

@@ -73,7 +73,7 @@ TEST(Adaptation, OneFolderHoldsOneMethod) {
   RW_EXPECT_HAS(refusal("[{match: '*.q_proj', method: dora}, {match: '*.k_proj'}]"),
                 "dora and lora cannot share one PEFT folder");
   RW_EXPECT_HAS(refusal("[{match: '*.q_proj', method: adalora}, "
-                        "{match: '*.k_proj', method: adalora, adalora: {init_rank: 6}}]"),
+                        "{match: '*.k_proj', method: adalora, adalora: {init_rank: 10}}]"),
                 "their alpha and adalora settings must be equal");
   const TrainConfig config =
       config_with("[{match: '*.q_proj', method: adalora}, {match: '*.k_proj', method: adalora}]");
