@@ -80,7 +80,7 @@ void expect_losses(const RunResult& actual, const RunResult& expected, double re
   }
 }
 
-// This model and learning rate spread small differences: runs end 0.011 around their mean of 2.322
+// This model and learning rate spread small differences: runs end 0.011 around their mean of 2.319
 // (docs/results/gpu_bf16.md).
 TEST(GpuTraining, Bf16FollowsFp32) {
   RW_REQUIRE_GPU();
