@@ -12,6 +12,7 @@ void check_column_dots(std::string_view op, const ColumnDots& to, int64_t width)
   if (!to.defined()) return;
   check::f32(op, "dots", to.dots, {width});
   if (to.bias.defined()) check::f32(op, "bias of dots", to.bias, {width});
+  if (to.m.defined()) check::f32(op, "m of dots", to.m, {width});
 }
 
 void column_dots(const ColumnDots& to, const Tensor& dy, const Tensor& y, const Tensor& minus,

@@ -10,11 +10,13 @@
 
 namespace rankwise {
 
-// Where such sums go: dots (N) F32 = sum_t dy[t][n] * (y[t][n] - bias[n]). The order of summation
-// is fixed.
+// Where such sums go: with s[n] = sum_t dy[t][n] * (y[t][n] - bias[n]), dots (N) F32 = s, or with m
+// dots += s / m, nothing where m is 0. That is the gradient of m when y - bias = m * z. The order
+// of summation is fixed.
 struct ColumnDots {
   Tensor dots;
   Tensor bias = {};  // (N) F32; undefined: zeros
+  Tensor m = {};     // (N) F32; may be undefined
 
   bool defined() const { return dots.defined(); }
 };

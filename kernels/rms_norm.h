@@ -8,8 +8,8 @@
 namespace rankwise {
 
 // x, y (T, C) F32, or BF16 on CUDA, where rows may be strided; weight (C) F32; inv_rms (T) F32 is
-// kept for the backward pass. Sums are fp32. Of BF16, x * inv_rms and the weight are each rounded to
-// bf16 before they are multiplied, as in the bf16 models of transformers.
+// kept for the backward pass. Sums are fp32. Of BF16, x * inv_rms and the weight are each rounded
+// to bf16 before they are multiplied, as in the bf16 models of transformers.
 void rms_norm(const Tensor& y, const Tensor& inv_rms, const Tensor& x, const Tensor& weight,
               float eps, Stream& stream);
 

@@ -79,15 +79,6 @@ void magnitude_factors(const Tensor& c, const Tensor& m, const Tensor& squares, 
   cpu::magnitude_factors(c, m, squares);
 }
 
-void magnitude_backward(const Tensor& dm, const Tensor& dots, const Tensor& m, Stream& stream) {
-  check_vectors("magnitude_backward", dm, dots, m);
-  if (stream.measuring()) return;
-  if constexpr (kHasCuda) {
-    if (stream.is_cuda()) return cuda::magnitude_backward(dm, dots, m, stream);
-  }
-  cpu::magnitude_backward(dm, dots, m);
-}
-
 void set_row_norms(const Tensor& w, const Tensor& m, Stream& stream) {
   RW_ASSERT(w.defined() && w.rank() == 2, "set_row_norms: w {}", to_string(w.shape()));
   check::f32("set_row_norms", "w", w, w.shape());

@@ -17,10 +17,12 @@ void base_row_squares(const Tensor& squares, const Weight& w, Stream& stream);
 
 // One matrix: squares (out) F32 becomes ||V_i||^2, not below 0, of the layer's W (not null), A, B
 // and s (no e; c is not looked at); base (out) F32 from base_row_squares.
+// When c (out) F32 is defined, it becomes m / ||V_i|| as by magnitude_factors.
 struct RowSquares {
   Tensor squares;
   Tensor base;
   LowRankLinear layer;
+  Tensor m = {}, c = {};
 };
 
 // All matrices of the list, on CUDA in few launches. `compute`: of the products with W, F32, or
@@ -32,10 +34,6 @@ void square_roots(const Tensor& norms, const Tensor& squares, Stream& stream);
 
 // c (out) F32 = m / sqrt(squares), 0 where squares is 0: such a row stays 0.
 void magnitude_factors(const Tensor& c, const Tensor& m, const Tensor& squares, Stream& stream);
-
-// dm (out) F32 += dots / m, and 0 where m is 0. dots (out) F32 = sum_t dy y of y = c * (x V^T), of
-// which the gradient of m is sum_t dy (x V^T) / ||V_i|| (kernels/column_dots.h).
-void magnitude_backward(const Tensor& dm, const Tensor& dots, const Tensor& m, Stream& stream);
 
 // Scales rows of w (out, in) F32 so that their norms become m (out) F32; rows of 0 stay.
 void set_row_norms(const Tensor& w, const Tensor& m, Stream& stream);

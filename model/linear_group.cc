@@ -71,13 +71,12 @@ void LinearGroup::forward(std::span<const Tensor> ys, const Tensor& addend,
   }
 }
 
-void LinearGroup::make_output_dots(LinearGroupSaved& saved, ForwardContext& context) const {
+void LinearGroup::make_output_dots(LinearGroupSaved& saved) const {
   saved.dots.assign(layers_.size(), {});
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Linear& layer = *layers_[i];
-    if (layer.adapter() == nullptr || !layer.adapter()->wants_output_dots()) continue;
-    saved.dots[i].dots =
-        context.allocate_workspace(DType::kF32, {shape_of(layer.weight().weight).dim(0)});
+    if (layer.adapter() == nullptr) continue;
+    saved.dots[i] = layer.adapter()->output_dots();
     if (layer.bias() != nullptr) saved.dots[i].bias = layer.bias()->dense();
   }
 }
@@ -129,9 +128,6 @@ void LinearGroup::backward_weights(const Columns& dys, const Tensor& x,
     const bool adds_bias = !layer.site().sums_outputs() || context.tensor_ranks->rank() == 0;
     if (layer.bias() != nullptr && layer.bias()->trainable && adds_bias) {
       bias_backward(layer.bias()->gradient, dy, stream);
-    }
-    if (!saved.dots.empty() && saved.dots[i].defined()) {
-      layer.adapter()->backward_output_dots(saved.dots[i].dots, context);
     }
     if (layer.weight().trainable) linear_backward_weight(layer.weight().gradient, dy, x, stream);
     std::vector<Parameter*> done;

@@ -18,7 +18,7 @@ struct LinearGroupSaved {
   std::vector<Tensor> downs;   // (T, rank) of low-rank terms; may lie in the tail of the input
   std::vector<Tensor> ddowns;  // their gradients, between the two halves of backward
   std::vector<std::unique_ptr<AdapterSaved>> adapters;  // of those that compute by themselves
-  std::vector<ColumnDots> dots;  // made in backward, of adapters that want_output_dots
+  std::vector<ColumnDots> dots;                         // made in backward
 };
 
 // x (T, in) with `tail()` columns behind it where the device makes use of them.
@@ -39,9 +39,9 @@ class LinearGroup {
   // group of one layer. keeps_saved: backward will read `saved` (else it may end with x).
   void forward(std::span<const Tensor> ys, const Tensor& addend, const LinearInput& input,
                bool keeps_saved, LinearGroupSaved& saved, ForwardContext& context) const;
-  // Makes saved.dots, one entry per layer, in "workspace": undefined where no adapter wants them.
-  // Whoever has the outputs writes them before backward_weights.
-  void make_output_dots(LinearGroupSaved& saved, ForwardContext& context) const;
+  // Makes saved.dots, one entry per layer, from the adapters' output_dots. Whoever has the outputs
+  // adds to them before backward_weights.
+  void make_output_dots(LinearGroupSaved& saved) const;
   // backward_input, then backward_weights. Where the outputs are split, the tensor ranks add up
   // their parts of dx while the gradients of the weights are computed.
   void backward(const Tensor& dx, const Columns& dys, const Tensor& x, LinearGroupSaved& saved,

@@ -122,7 +122,7 @@ void TransformerBlock::attention_backward(const Columns& d, bool wants_input_gra
   const auto workspace = context.arena->scope("workspace");
   const bool wants_normalised = wants_input_gradient || input_norm_.trainable;
   const Tensor& y = saved.attention_output.parts[0];
-  o_group_.make_output_dots(saved.o_group, context);
+  o_group_.make_output_dots(saved.o_group);
   column_dots(saved.o_group.dots[0], d.parts[0], saved.middle, saved.input, stream);
   if (!wants_normalised && !vkq_group_.trained()) {
     o_group_.backward({}, d, y, saved.o_group, context, reducer);
@@ -140,7 +140,7 @@ void TransformerBlock::attention_backward(const Columns& d, bool wants_input_gra
                                heads_of(y, heads_), saved.log_sum_exp, context.document_offsets,
                                context.key_offsets, attention_params(context, head_dim_, window_),
                                stream);
-  vkq_group_.make_output_dots(saved.vkq_group, context);
+  vkq_group_.make_output_dots(saved.vkq_group);
   const auto& dots = saved.vkq_group.dots;
   rope_backward(dq, dk, context.rope_cos, context.rope_sin, {saved.q, saved.k, dots[2], dots[1]},
                 stream);
@@ -202,9 +202,9 @@ void TransformerBlock::mlp_backward(const Columns& d, bool wants_middle_gradient
   Tensor dinner;  // (T, F)
   if (wants_inner) dinner = context.allocate_workspace(context.compute, inner_shape);
   down_group_.backward_input(dinner, d, inner, saved.down_group, context);
-  down_group_.make_output_dots(saved.down_group, context);
+  down_group_.make_output_dots(saved.down_group);
   column_dots(saved.down_group.dots[0], d.parts[0], saved.output, saved.middle, stream);
-  up_gate_group_.make_output_dots(saved.up_gate_group, context);
+  up_gate_group_.make_output_dots(saved.up_gate_group);
   if (wants_inner) {
     const auto& dots = saved.up_gate_group.dots;
     const SwigluGradients in_place{gate, up, inner_first ? Tensor{} : inner, dots[1], dots[0]};

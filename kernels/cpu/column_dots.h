@@ -22,7 +22,7 @@ struct TileDots {
   TileDots from(int64_t column) const { return {sums + column, bias + column}; }
 };
 
-// Writes the dots that are defined, over (rows, width). add_row(row, begin, end, tile_dots) adds
+// Makes the dots that are defined, over (rows, width). add_row(row, begin, end, tile_dots) adds
 // the products of columns [begin, end) of a row, whole units of `unit` columns, to the sums, which
 // are those from column 0 on; it is called for undefined dots, too.
 template <size_t count, class AddRow>
@@ -54,9 +54,16 @@ void sum_over_rows(const std::array<const ColumnDots*, count>& to, int64_t rows,
   }
   for (size_t i = 0; i < count; ++i) {
     if (!to[i]->defined()) continue;
-    float* out = to[i]->dots.template data<float>();
-    std::fill_n(out, width, 0.0f);
-    add_rows(out, partial + static_cast<int64_t>(i) * chunks.count * width, chunks.count, width);
+    float* const out = to[i]->dots.template data<float>();
+    const bool divides = to[i]->m.defined();
+    float* const sums = divides ? zeros : out;
+    std::fill_n(sums, width, 0.0f);
+    add_rows(sums, partial + static_cast<int64_t>(i) * chunks.count * width, chunks.count, width);
+    if (!divides) continue;
+    const auto* m = to[i]->m.template data<float>();
+    for (int64_t c = 0; c < width; ++c) {
+      if (m[c] != 0.0f) out[c] += sums[c] / m[c];
+    }
   }
 }
 

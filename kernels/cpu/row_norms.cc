@@ -63,7 +63,7 @@ void base_row_squares(const Tensor& squares, const Weight& w, Stream& stream) {
 }
 
 void row_squares(const RowSquares& matrix, Stream& stream) {
-  const auto& [squares, base, layer] = matrix;
+  const auto& [squares, base, layer, m, c] = matrix;
   const int64_t rank = layer.rank();
   const int64_t elements = tile_elements(*layer.weight),
                 rows_at_once = std::min(kTileRows, layer.out());
@@ -82,6 +82,7 @@ void row_squares(const RowSquares& matrix, Stream& stream) {
       squares.data<float>()[begin + i] = static_cast<float>(square < 0.0 ? 0.0 : square);
     }
   });
+  if (c.defined()) magnitude_factors(c, m, squares);
 }
 
 void square_roots(const Tensor& norms, const Tensor& squares) {
@@ -94,13 +95,6 @@ void magnitude_factors(const Tensor& c, const Tensor& m, const Tensor& squares) 
   for (int64_t i = 0; i < c.numel(); ++i) {
     const float square = squares.data<float>()[i];
     c.data<float>()[i] = square == 0.0f ? 0.0f : m.data<float>()[i] / std::sqrt(square);
-  }
-}
-
-void magnitude_backward(const Tensor& dm, const Tensor& dots, const Tensor& m) {
-  for (int64_t i = 0; i < dm.numel(); ++i) {
-    const float magnitude = m.data<float>()[i];
-    if (magnitude != 0.0f) dm.data<float>()[i] += dots.data<float>()[i] / magnitude;
   }
 }
 

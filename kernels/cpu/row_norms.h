@@ -10,7 +10,6 @@ void base_row_squares(const Tensor& squares, const Weight& w, Stream& stream);
 void row_squares(const RowSquares& matrix, Stream& stream);
 void square_roots(const Tensor& norms, const Tensor& squares);
 void magnitude_factors(const Tensor& c, const Tensor& m, const Tensor& squares);
-void magnitude_backward(const Tensor& dm, const Tensor& dots, const Tensor& m);
 void set_row_norms(const Tensor& w, const Tensor& m);
 
 }  // namespace rankwise::cpu

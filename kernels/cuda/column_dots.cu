@@ -43,11 +43,13 @@ __global__ void __launch_bounds__(kSumThreads)
 
 // The columns of `first` lie before those of `second`; either may be null.
 __global__ void __launch_bounds__(kSumThreads)
-    sum_chunks(float* first, float* second, PartialDots dots) {
+    sum_chunks(float* first, const float* first_m, float* second, const float* second_m,
+               PartialDots dots) {
   __shared__ SumsOfWarps<1> of_warp;
   const int64_t column = int64_t{blockIdx.x} * 32 + threadIdx.x % 32;
   const bool is_first = column < dots.split;
   float* const to = is_first ? first : second;
+  const float* const m = is_first ? first_m : second_m;
   const bool wanted = column < dots.width && to != nullptr;
   Pack<float, 1> sum = {};
   if (wanted) {
@@ -57,7 +59,13 @@ __global__ void __launch_bounds__(kSumThreads)
     }
   }
   add_warps<1>(sum, of_warp, [&](int, float total) {
-    if (wanted) to[is_first ? column : column - dots.split] = total;
+    if (!wanted) return;
+    const int64_t place = is_first ? column : column - dots.split;
+    if (m == nullptr) {
+      to[place] = total;
+    } else if (m[place] != 0.0f) {
+      to[place] += total / m[place];
+    }
   });
 }
 
@@ -67,7 +75,8 @@ void sum_partial_dots(const ColumnDots& first, const ColumnDots& second, const P
                       Stream& stream) {
   if (dots.width == 0) return;
   sum_chunks<<<static_cast<unsigned>(ceil_div(dots.width, 32)), kSumThreads, 0, native(stream)>>>(
-      address<float>(first.dots), address<float>(second.dots), dots);
+      address<float>(first.dots), address<float>(first.m), address<float>(second.dots),
+      address<float>(second.m), dots);
   check_launch("sum_partial_dots");
 }
 

@@ -10,8 +10,8 @@ namespace rankwise::cuda {
 void column_dots(const ColumnDots& to, const Tensor& dy, const Tensor& y, const Tensor& minus,
                  Stream& stream);
 
-// The second stage of such sums: first (split) and second (width - split), where defined, become
-// the sums over the rows of partial (chunks, width), in a fixed order.
+// The second stage of such sums: first (split) and second (width - split), where defined, from the
+// sums over the rows of partial (chunks, width), in a fixed order.
 struct PartialDots {
   const float* partial;
   int64_t chunks, width;

@@ -73,6 +73,10 @@ __global__ void __launch_bounds__(kGramThreads)
   gram_tile(q, a, rank, in, blockIdx.x);
 }
 
+__device__ float magnitude_factor(float m, float square) {
+  return square == 0.0f ? 0.0f : m / sqrtf(square);
+}
+
 // One matrix. sum_k U_ik B_ik is that of u (out, rank), null address: 0, plus those of the rows of
 // crosses (parts, out).
 struct Terms {
@@ -86,6 +90,8 @@ struct Terms {
   Rows<const float> u = {};
   const float* crosses = nullptr;
   int64_t parts = 0;
+  const float* m = nullptr;
+  float* c = nullptr;  // null: not wanted
 };
 
 struct TermsList {
@@ -147,8 +153,10 @@ __global__ void __launch_bounds__(kThreads)
   if (index != 0 || row >= rows) return;
   float sum = 0.0f;
   for (int i = 0; i < kRowThreads; ++i) sum += sums[i][row];
-  const float square = terms.base[first + row] + terms.scale * sum;
-  terms.squares[first + row] = square < 0.0f ? 0.0f : square;
+  float square = terms.base[first + row] + terms.scale * sum;
+  if (square < 0.0f) square = 0.0f;
+  terms.squares[first + row] = square;
+  if (terms.c != nullptr) terms.c[first + row] = magnitude_factor(terms.m[first + row], square);
 }
 
 // At most kMatricesPerLaunch.
@@ -169,7 +177,9 @@ Terms terms_of(const RowSquares& matrix) {
           .b = layer.b.data<float>(),
           .scale = layer.scale,
           .rank = static_cast<int>(layer.rank()),
-          .out = layer.out()};
+          .out = layer.out(),
+          .m = address<float>(matrix.m),
+          .c = address<float>(matrix.c)};
 }
 
 // Pieces of scratch one behind the other, each aligned to 256 bytes.
@@ -278,18 +288,7 @@ struct MagnitudeFactor {
   float* c;
   const float* m;
   const float* squares;
-  __device__ void operator()(int64_t i) const {
-    c[i] = squares[i] == 0.0f ? 0.0f : m[i] / sqrtf(squares[i]);
-  }
-};
-
-struct MagnitudeGradient {
-  float* dm;
-  const float* dots;
-  const float* m;
-  __device__ void operator()(int64_t i) const {
-    if (m[i] != 0.0f) dm[i] += dots[i] / m[i];
-  }
+  __device__ void operator()(int64_t i) const { c[i] = magnitude_factor(m[i], squares[i]); }
 };
 
 }  // namespace
@@ -348,11 +347,6 @@ void square_roots(const Tensor& norms, const Tensor& squares, Stream& stream) {
 void magnitude_factors(const Tensor& c, const Tensor& m, const Tensor& squares, Stream& stream) {
   for_each("magnitude_factors", c.numel(),
            MagnitudeFactor{c.data<float>(), m.data<float>(), squares.data<float>()}, stream);
-}
-
-void magnitude_backward(const Tensor& dm, const Tensor& dots, const Tensor& m, Stream& stream) {
-  for_each("magnitude_backward", dm.numel(),
-           MagnitudeGradient{dm.data<float>(), dots.data<float>(), m.data<float>()}, stream);
 }
 
 void set_row_norms(const Tensor& w, const Tensor& m, Stream& stream) {

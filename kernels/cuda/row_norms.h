@@ -10,7 +10,6 @@ void base_row_squares(const Tensor& squares, const Weight& w, Stream& stream);
 void row_squares(std::span<const RowSquares> matrices, DType compute, Stream& stream);
 void square_roots(const Tensor& norms, const Tensor& squares, Stream& stream);
 void magnitude_factors(const Tensor& c, const Tensor& m, const Tensor& squares, Stream& stream);
-void magnitude_backward(const Tensor& dm, const Tensor& dots, const Tensor& m, Stream& stream);
 void set_row_norms(const Tensor& w, const Tensor& m, Stream& stream);
 
 }  // namespace rankwise::cuda

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/column_dots.h"
 #include "kernels/row_norms.h"
 #include "model/forward_context.h"
 #include "parallel/gradient_reducer.h"
@@ -80,12 +81,10 @@ class Adapter {
   // be undefined (not wanted). Activations are of context.compute, rows strided on CUDA.
   virtual void backward(const Tensor& dx, const Tensor& dy, const Tensor& x,
                         const AdapterSaved& saved, ForwardContext& context) = 0;
-  // Whether backward needs the sums over tokens of the layer's outputs (T, out of this rank; where
-  // the ranks' outputs are summands, their sum) and their gradients: dots (out) F32
-  // (kernels/column_dots.h), from which the adapter accumulates gradients.
-  virtual bool wants_output_dots() const { return false; }
-  virtual void backward_output_dots(const Tensor& /*dots*/, ForwardContext& /*context*/) {}
-  // Parameters in the order backward finishes them.
+  // Where the sums over tokens of products of the layer's outputs (T, out of this rank; where the
+  // ranks' outputs are summands, their sum) and their gradients go, if backward needs them; the
+  // bias is the layer's.
+  virtual ColumnDots output_dots() { return {}; }
   virtual std::vector<Parameter*> parameters() = 0;
   // w (out, in) F32, on the adapter's device, the whole base weight: becomes the adapted one.
   virtual void merge_into(const Tensor& w, Stream& stream) const = 0;

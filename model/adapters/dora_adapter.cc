@@ -29,17 +29,23 @@ std::optional<RowSquares> DoraAdapter::wants_row_squares(const Weight& weight,
   if (!has_base_squares_) base_row_squares(base_squares_, weight, *context.stream);
   has_base_squares_ = true;
   const Tensor squares = context.allocate_workspace(DType::kF32, base_squares_.shape());
-  return RowSquares{squares, base_squares_, term().beside(&weight)};
+  RowSquares wanted{squares, base_squares_, term().beside(&weight)};
+  if (has_magnitude_ && !site().sums_outputs()) {
+    wanted.m = own(magnitude_.dense());
+    wanted.c = factors_;
+  }
+  return wanted;
 }
 
 void DoraAdapter::take_row_squares(const Tensor& squares, ForwardContext& context) {
+  prepared_ = true;
+  if (has_magnitude_ && !site().sums_outputs()) return;
   Stream& stream = *context.stream;
   if (site().sums_outputs()) {
     context.tensor_ranks->all_reduce(squares, ReduceOp::kSum, site().module + " row norms", stream);
   }
   if (!has_magnitude_) start_magnitude(squares, context);
   magnitude_factors(factors_, own(magnitude_.dense()), squares, stream);
-  prepared_ = true;
 }
 
 // All tensor ranks hold all of m. Some may have the same rows, hence the maximum.
@@ -60,9 +66,9 @@ std::optional<LowRankTerm> DoraAdapter::low_rank_term(const ForwardContext&) {
 }
 
 // Outputs that are sums over the tensor ranks are the same on all of them: the first hands in.
-void DoraAdapter::backward_output_dots(const Tensor& dots, ForwardContext& context) {
-  if (site().sums_outputs() && context.tensor_ranks->rank() != 0) return;
-  magnitude_backward(own(magnitude_.gradient), dots, own(magnitude_.dense()), *context.stream);
+ColumnDots DoraAdapter::output_dots() {
+  if (site().sums_outputs() && site().tensor_rank != 0) return {};
+  return {.dots = own(magnitude_.gradient), .m = own(magnitude_.dense())};
 }
 
 void DoraAdapter::merge_into(const Tensor& w, Stream& stream) const {

@@ -25,8 +25,7 @@ class DoraAdapter : public LoraAdapter {
   void take_row_squares(const Tensor& squares, ForwardContext& context) override;
   void parameters_changed() override { prepared_ = false; }
   std::optional<LowRankTerm> low_rank_term(const ForwardContext& context) override;
-  bool wants_output_dots() const override { return true; }
-  void backward_output_dots(const Tensor& dots, ForwardContext& context) override;
+  ColumnDots output_dots() override;
   std::vector<Parameter*> parameters() override { return {&b_, &a_, &magnitude_}; }
   void merge_into(const Tensor& w, Stream& stream) const override;
   std::string method() const override { return "dora"; }

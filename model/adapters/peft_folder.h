@@ -68,9 +68,10 @@ PeftConfig parse_peft_config(const Json& json, const std::string& source);
 // adapter_config.json as PEFT 0.21 writes it: all its keys, sorted, indent 2, no final newline.
 std::string peft_config_text(const PeftConfig& config);
 
-// Copies the folder's tensors into the adapters; of triplets that an AdaLoRA folder does not hold, E
-// becomes 0, while A and B stay as they are, so that they can be trained anew. FormatError when a tensor fits no adapter, an adapter gets none, or a shape differs
-// (PEFT would stay silent about the first two).
+// Copies the folder's tensors into the adapters; of triplets that an AdaLoRA folder does not hold,
+// E becomes 0, while A and B stay as they are, so that they can be trained anew. FormatError when a
+// tensor fits no adapter, an adapter gets none, or a shape differs (PEFT would stay silent about
+// the first two).
 void load_peft_weights(const std::string& folder,
                        const std::vector<std::pair<std::string, Adapter*>>& adapters,
                        Stream& stream);

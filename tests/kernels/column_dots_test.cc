@@ -52,6 +52,21 @@ TEST(ColumnDots, AgreeWithDoublePrecisionReference) {
   }
 }
 
+TEST(ColumnDots, DividedByMAreAddedToWhatIsThere) {
+  Case c({130, 43}, true, false);
+  const std::vector<double> sums = c.expected();
+  c.to.m = c.memory.uniform({43}, 0.5f, 2.0f);
+  c.to.m.data<float>()[7] = 0.0f;
+  c.to.dots = c.memory.normal({43});
+  const Tensor before = c.memory.copy_of(c.to.dots);
+  column_dots(c.to, c.dy, c.y, c.minus, c.stream);
+  for (size_t i = 0; i < 43; ++i) {
+    const double m = c.to.m.data<float>()[i];
+    const double added = m == 0.0 ? 0.0 : sums[i] / m;
+    EXPECT_NEAR(c.to.dots.data<float>()[i], before.data<float>()[i] + added, 2e-3);
+  }
+}
+
 TEST(ColumnDots, AreTheSameForAnyNumberOfThreads) {
   Case c({300, 1100}, true, true);
   const int threads = omp_get_max_threads();

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/column_dots.h"
 #include "tests/kernels/nf4_slices.h"
 
 namespace rankwise {
@@ -67,8 +68,8 @@ TEST(RowNorms, FactorsAndGradientEqualAWorkedExample) {
   magnitude_factors(c, m, squares, stream);
   const Tensor y = memory.of<float>({2}, {14.0f * c.data<float>()[0], 7.0f * c.data<float>()[1]});
   expect_close(y, std::array{10.932163, 1.941451}, 1e-6, 0.0);
-  const Tensor dm = memory.of<float>({2}, {0, 10});  // dy is 1: y are the dots
-  magnitude_backward(dm, y, m, stream);
+  const Tensor dm = memory.of<float>({2}, {0, 10}), dy = memory.of<float>({1, 2}, {1, 1});
+  column_dots({.dots = dm, .m = m}, dy, y.reshaped({1, 2}), {}, stream);
   expect_close(dm, std::array{2.186433, 11.941451}, 1e-6, 0.0);
 }
 
@@ -98,6 +99,9 @@ TEST(RowNorms, OfAListAreThoseOfSingleMatrices) {
   for (const Weight& weight : weights) {
     const LowRankLinear layer = with_terms(weight, 1 + 7 * std::ssize(list), memory);
     list.push_back({memory.poisoned({layer.out()}), memory.normal({layer.out()}), layer});
+    if (list.size() == 2) continue;
+    list.back().m = memory.normal({layer.out()});
+    list.back().c = memory.poisoned({layer.out()});
   }
   std::vector<Tensor> singles;
   for (const RowSquares& matrix : list) {
@@ -106,7 +110,14 @@ TEST(RowNorms, OfAListAreThoseOfSingleMatrices) {
     std::ranges::fill(GuardedMemory::elements(matrix.squares), -1.0f);
   }
   row_squares(list, DType::kF32, first.cpu);
-  for (size_t i = 0; i < list.size(); ++i) expect_identical(list[i].squares, singles[i]);
+  for (size_t i = 0; i < list.size(); ++i) {
+    const auto& [squares, base, layer, m, c] = list[i];
+    expect_identical(squares, singles[i]);
+    if (!c.defined()) continue;
+    const Tensor factors = memory.poisoned(c.shape());
+    magnitude_factors(factors, m, squares, first.cpu);
+    expect_identical(c, factors);
+  }
   row_squares({}, DType::kF32, first.cpu);
 }
 
@@ -178,8 +189,8 @@ TEST(RowNorms, RowsOfZeroHaveNoFactorAndNoGradient) {
   const Tensor c = memory.poisoned({3});
   magnitude_factors(c, m, squares, stream);
   expect_identical(c, memory.of<float>({3}, {0, -3, 0}));
-  const Tensor dm = memory.of<float>({3}, {0.5, 1, 7});
-  magnitude_backward(dm, memory.of<float>({3}, {0, 3, 0}), m, stream);
+  const Tensor dm = memory.of<float>({3}, {0.5, 1, 7}), y = memory.of<float>({1, 3}, {0, 3, 0});
+  column_dots({.dots = dm, .m = m}, memory.of<float>({1, 3}, {1, 1, 1}), y, {}, stream);
   expect_identical(dm, memory.of<float>({3}, {0.5, 0.5, 7}));
 }
 

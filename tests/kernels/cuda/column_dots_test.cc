@@ -18,7 +18,11 @@ struct Call : testing::Backends {
       : dy(pair(memory.normal(shape), dtype, extra)),
         y(pair(memory.normal(shape), dtype, 2 * extra)),
         minus(pair(memory.normal(shape, 4.0f), dtype, extra)),
-        bias(pair(memory.normal({shape.dim(1)}, 4.0f), DType::kF32)) {}
+        bias(pair(memory.normal({shape.dim(1)}, 4.0f), DType::kF32)),
+        before(memory.normal({shape.dim(1)})),
+        m(memory.uniform({shape.dim(1)}, 0.5f, 2.0f)) {
+    m.data<float>()[0] = 0.0f;
+  }
 
   void expect_same(bool biased, bool less) {
     const Shape width{dy.host.dim(1)};
@@ -32,9 +36,16 @@ struct Call : testing::Backends {
     }
     expect_near(results[0], host.dots, 1e-5);
     expect_identical(results[1], results[0]);
+    // Divided by m, and added to what is there.
+    const Tensor expected = memory.copy_of(before), added = device.copy_of(before);
+    column_dots({expected, host.bias, m}, dy.host, y.host, less ? minus.host : Tensor{}, cpu);
+    column_dots({added, biased ? bias.gpu : Tensor{}, device.copy_of(m)}, dy.gpu, y.gpu,
+                less ? minus.gpu : Tensor{}, gpu);
+    expect_near(device.to_host(added, memory), expected, 1e-5);
   }
 
   Pair dy, y, minus, bias;
+  Tensor before, m;
 };
 
 TEST(ColumnDotsCuda, AgreeWithTheCpuAndRepeat) {

@@ -72,7 +72,7 @@ TEST_F(DoraExample, OutputsAndGradientsOfTheMagnitudeEqualAWorkedExample) {
   const std::vector<float> y = output(*adapter, of({1, 2}, {1, 2}));
   EXPECT_NEAR(y[0], 10.932163, 1e-5);
   EXPECT_NEAR(y[1], 1.941451, 1e-6);
-  adapter->backward_output_dots(of({2}, y), context_);  // of upstream gradients (1, 1)
+  column_dots(adapter->output_dots(), of({1, 2}, {1, 1}), of({1, 2}, y), {}, stream_);
   EXPECT_NEAR(parameters[2]->gradient.data<float>()[0], 2.186433, 1e-6);
   EXPECT_NEAR(parameters[2]->gradient.data<float>()[1], 1.941451, 1e-6);
 }
