@@ -85,25 +85,5 @@ TEST(CudaProjection, ByAssociativityAgreesWithTheCpu) {
   }
 }
 
-TEST(CudaProjection, TheWayBackAgreesWithTheCpu) {
-  RW_REQUIRE_GPU();
-  for (const DType type : kActivationTypes) {
-    for (const Case& c : kCases) {
-      for (const int64_t extra : {0, 3}) {
-        Rig rig(c, type);
-        const auto w = rig.pair(rig.memory.uniform({c.out, c.in}), type, extra);
-        const Tensor n =
-            testing::rounded(rig.memory.uniform(rig.host.projected({c.out, c.in})), type);
-        const Tensor gpu_n = rig.device.copy_of(n);
-        add_back_projection(w.host, n, rig.host, -0.3f, rig.cpu);
-        add_back_projection(w.gpu, gpu_n, rig.on_gpu, -0.3f, rig.gpu);
-        rig.expect_same(w.host, w.gpu, [&](Stream& stream) {
-          add_back_projection(w.gpu, gpu_n, rig.on_gpu, -0.3f, stream);
-        });
-      }
-    }
-  }
-}
-
 }  // namespace
 }  // namespace rankwise
