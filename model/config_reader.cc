@@ -12,6 +12,14 @@ namespace {
 
 constexpr int64_t kLargest = std::numeric_limits<int32_t>::max();
 
+// A value for a message: on one line, long ones cut.
+std::string shown(const Json& value) {
+  constexpr size_t kLongest = 200;
+  std::string text = value.dump(-1, ' ', true);
+  if (text.size() > kLongest) text.replace(kLongest, text.npos, "...");
+  return text;
+}
+
 }  // namespace
 
 ConfigReader::ConfigReader(const Json& json, std::string source, std::string prefix)
@@ -48,11 +56,11 @@ ConfigReader ConfigReader::object(const std::string& key) const {
 
 int64_t ConfigReader::positive(const std::string& key) const {
   const Json& value = at(key);
-  if (!value.is_number_integer()) fail(key, "expected an integer, found " + value.dump());
+  if (!value.is_number_integer()) fail(key, "expected an integer, found " + shown(value));
   const bool fits =
       !value.is_number_unsigned() || value.get<uint64_t>() <= static_cast<uint64_t>(kLargest);
   if (!fits || value.get<int64_t>() < 1 || value.get<int64_t>() > kLargest) {
-    fail(key, fmt::format("{} is outside 1..{}", value.dump(), kLargest));
+    fail(key, fmt::format("{} is outside 1..{}", shown(value), kLargest));
   }
   return value.get<int64_t>();
 }
@@ -63,7 +71,7 @@ int64_t ConfigReader::positive_or(const std::string& key, int64_t otherwise) con
 
 double ConfigReader::real(const std::string& key) const {
   const Json& value = at(key);
-  if (!value.is_number()) fail(key, "expected a number, found " + value.dump());
+  if (!value.is_number()) fail(key, "expected a number, found " + shown(value));
   const double number = value.get<double>();
   if (!std::isfinite(number)) fail(key, "not a finite number");
   return number;
@@ -76,13 +84,13 @@ double ConfigReader::real_or(const std::string& key, double otherwise) const {
 bool ConfigReader::boolean_or(const std::string& key, bool otherwise) const {
   if (!has(key)) return otherwise;
   const Json& value = at(key);
-  if (!value.is_boolean()) fail(key, "expected true or false, found " + value.dump());
+  if (!value.is_boolean()) fail(key, "expected true or false, found " + shown(value));
   return value.get<bool>();
 }
 
 std::string ConfigReader::text(const std::string& key) const {
   const Json& value = at(key);
-  if (!value.is_string()) fail(key, "expected a text, found " + value.dump());
+  if (!value.is_string()) fail(key, "expected a text, found " + shown(value));
   return value.get<std::string>();
 }
 
@@ -98,7 +106,7 @@ std::vector<int32_t> ConfigReader::token_ids(const std::string& key) const {
   for (const Json& id : list) {
     if (!id.is_number_integer() || id.get<int64_t>() < 0 ||
         id.get<int64_t>() > std::numeric_limits<int32_t>::max()) {
-      fail(key, "expected a token id or a list of them, found " + value.dump());
+      fail(key, "expected a token id or a list of them, found " + shown(value));
     }
     ids.push_back(id.get<int32_t>());
   }

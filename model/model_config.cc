@@ -45,7 +45,7 @@ RopeConfig read_rope(const ConfigReader& reader, const ModelConfig& config) {
     }
   } else {
     fields.fail("rope_type",
-                fmt::format("\"{}\" is not supported; known: default, linear, llama3", type));
+                fmt::format("{} is not supported; known: default, linear, llama3", quote(type)));
   }
   rope.factor = fields.real("factor");
   if (!(rope.factor > 0.0)) fields.fail("factor", "must be positive");
@@ -66,14 +66,14 @@ void apply_layer_types(const ConfigReader& reader, ModelConfig& config) {
   } else if (types.front() == "sliding_attention") {
     config.sliding_window = reader.positive("sliding_window");
   } else {
-    reader.fail("layer_types", types.front().dump() + " is not supported");
+    reader.fail("layer_types", quote(types.front().dump()) + " is not supported");
   }
 }
 
 void refuse_unsupported(const ConfigReader& reader) {
   const std::string activation = reader.text_or("hidden_act", "silu");
   if (activation != "silu" && activation != "swish") {
-    reader.fail("hidden_act", fmt::format("\"{}\" is not supported; known: silu", activation));
+    reader.fail("hidden_act", fmt::format("{} is not supported; known: silu", quote(activation)));
   }
   if (reader.has("quantization_config")) {
     reader.fail("quantization_config",

@@ -47,7 +47,7 @@ const std::map<std::string, std::vector<std::string>>& restricted_headers() {
   static const std::map<std::string, std::vector<std::string>> table = {
       {"mpi.h", {"parallel"}},
       {"nccl.h", {"parallel"}},
-      {"hdf5.h", {"runtime/io"}},
+      {"hdf5.h", {"runtime/io", "tests/fuzz"}},
       {"H5", {"runtime/io"}},
       {"openssl/", {"runtime/io"}},
       {"yaml-cpp/", {"launch/config"}},

@@ -21,6 +21,9 @@ add_library(rankwise_flags INTERFACE)
 target_compile_options(rankwise_flags INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Werror=return-type>)
 target_include_directories(rankwise_flags INTERFACE ${PROJECT_SOURCE_DIR})
+if(RANKWISE_FAILPOINTS)
+  target_compile_definitions(rankwise_flags INTERFACE RANKWISE_FAILPOINTS=1)
+endif()
 if(RANKWISE_SANITIZE)
   # -O1: sanitized kernels at -O0 are too slow for the whole suite; -g1: line numbers, small objects.
   set(CMAKE_CXX_FLAGS_DEBUG "-O1 -g1")

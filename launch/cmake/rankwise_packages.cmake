@@ -3,7 +3,9 @@
 
 find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
-find_package(OpenMP REQUIRED COMPONENTS CXX)
+if(NOT RANKWISE_FUZZ)  # clang has it in a package of its own
+  find_package(OpenMP REQUIRED COMPONENTS CXX)
+endif()
 set(MPI_CXX_SKIP_MPICXX TRUE)  # the C interface only
 find_package(MPI REQUIRED COMPONENTS CXX)
 find_package(fmt REQUIRED)

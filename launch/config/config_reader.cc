@@ -109,7 +109,8 @@ void ConfigTreeReader::refuse_unknown_keys(const Level& level) const {
     const std::string nearest = nearest_name(entry.key, known);
     const std::string hint = nearest.empty() ? fmt::format("valid here: {}", fmt::join(known, ", "))
                                              : fmt::format("did you mean '{}'?", nearest);
-    const std::string shown = entry.key.substr(0, 100);
+    const std::string quoted = quote(entry.key.substr(0, 100));
+    const std::string shown = quoted.substr(1, quoted.size() - 2);
     const std::string path = level.path.empty() ? shown : level.path + "." + shown;
     fail_at(entry.key_place, path, "unknown key, " + hint);
   }

@@ -138,6 +138,9 @@ class TreeBuilder : public YAML::EventHandler {
   }
 
   void add(const YAML::Mark& mark, ConfigNode node) {
+    if (++values_ > kMaxConfigValues) {
+      fail(mark, fmt::format("more than {} keys and values", kMaxConfigValues));
+    }
     if (levels_.empty()) {
       root_ = std::move(node);
       return;
@@ -160,7 +163,8 @@ class TreeBuilder : public YAML::EventHandler {
     if (!level.keys.insert(key.text).second) {
       const auto same = [&](const ConfigNode::Entry& entry) { return entry.key == key.text; };
       const auto first = std::find_if(level.node.entries.begin(), level.node.entries.end(), same);
-      fail(mark, fmt::format("key '{}' is given twice, first at {}", key.text, first->key_place));
+      fail(mark,
+           fmt::format("key {} is given twice, first at {}", quote(key.text), first->key_place));
     }
     level.has_key = true;
     level.key = std::move(key.text);
@@ -171,6 +175,7 @@ class TreeBuilder : public YAML::EventHandler {
   std::string source_;
   ConfigNode root_;
   bool has_document_ = false;
+  int values_ = 0;
   std::vector<Level> levels_;
   std::vector<YAML::Mark> starts_;
 };
@@ -220,8 +225,8 @@ std::string ConfigNode::description() const {
       break;
   }
   constexpr size_t kShown = 60;
-  const std::string shown = text.size() > kShown ? text.substr(0, kShown) + "..." : text;
-  return quoted ? fmt::format("the text \"{}\"", shown) : fmt::format("'{}'", shown);
+  const std::string shown = quote(text.size() > kShown ? text.substr(0, kShown) + "..." : text);
+  return quoted ? fmt::format("the text \"{}\"", shown.substr(1, shown.size() - 2)) : shown;
 }
 
 ConfigNode parse_config_tree(std::string_view yaml, std::string_view source) {
@@ -244,7 +249,8 @@ ConfigNode parse_config_tree(std::string_view yaml, std::string_view source) {
             : fmt::format("{}:{}:{}", source, error.mark.line + 1, error.mark.column + 1);
     // A glob that begins with `*` reads as an alias unless it is quoted.
     const bool alias = error.msg == YAML::ErrorMsg::UNKNOWN_ANCHOR;
-    throw ConfigError(fmt::format("{}: {}{}", place, error.msg,
+    const std::string reason = quote(error.msg);  // may hold a character of the file
+    throw ConfigError(fmt::format("{}: {}{}", place, reason.substr(1, reason.size() - 2),
                                   alias ? "; put text that begins with * in quotes" : ""));
   }
   return builder.take_root();

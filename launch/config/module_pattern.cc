@@ -42,7 +42,7 @@ BraceGroup find_brace_group(std::string_view pattern) {
       end_alternative(i);
     }
   }
-  if (depth != 0) throw ConfigError(fmt::format("unbalanced braces in '{}'", pattern));
+  if (depth != 0) throw ConfigError(fmt::format("unbalanced braces in {}", quote(pattern)));
   return group;
 }
 

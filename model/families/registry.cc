@@ -23,8 +23,8 @@ const ModelFamily& family_of(std::string_view model_type, std::string_view sourc
   for (const ModelFamily* family : registry()) {
     if (family->model_type == model_type) return *family;
   }
-  throw FormatError(fmt::format("{}: model_type: \"{}\" is not supported; known: {}", source,
-                                model_type, fmt::join(known_families(), ", ")));
+  throw FormatError(fmt::format("{}: model_type: {} is not supported; known: {}", source,
+                                quote(model_type), fmt::join(known_families(), ", ")));
 }
 
 std::vector<std::string> known_families() {

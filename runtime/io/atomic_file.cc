@@ -126,6 +126,11 @@ std::string path_inside(const std::string& folder, std::string_view name, std::s
   };
   if (name.empty()) throw refuse("is empty");
   if (name.find('\0') != std::string_view::npos) throw refuse("contains NUL");
+  for (const char c : name) {  // messages about the file are to stay one line
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
+      throw refuse("contains a control character");
+    }
+  }
   if (name.find('\\') != std::string_view::npos) throw refuse("contains a backslash");
   const fs::path relative(name);
   if (relative.is_absolute()) throw refuse("is absolute");

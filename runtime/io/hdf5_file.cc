@@ -2,6 +2,9 @@
 #include "runtime/io/hdf5_file.h"
 
 #include <algorithm>
+#include <array>
+#include <span>
+#include <string_view>
 
 #include "runtime/io/hdf5_handle.h"
 #include "runtime/io/regular_file.h"
@@ -27,7 +30,14 @@ hid_t create_file(const std::string& path) {
 }
 
 hid_t open_file(const std::string& path) {
-  const RegularFile regular(path);  // refuses what HDF5 would hang on
+  RegularFile regular(path);  // refuses what HDF5 would hang on
+  // Older formats, and those behind a user block, have metadata without checksums.
+  constexpr std::string_view kStart = "\x89HDF\r\n\x1a\n\x03";
+  std::array<char, kStart.size()> start{};
+  const size_t got = regular.read_some(std::as_writable_bytes(std::span(start)));
+  if (std::string_view(start.data(), got) != kStart) {
+    throw hdf5::unreadable({path, "/"}, "is no HDF5 file of format 1.10");
+  }
   const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   bool set = H5Pset_fclose_degree(access, H5F_CLOSE_SEMI) >= 0;
 #if H5_VERSION_GE(1, 10, 7)
@@ -123,8 +133,10 @@ void Hdf5File::read(const std::string& name, const Tensor& out) const {
   hdf5::prepare_library();
   const Place place{path_, name};
   const Handle dataset = hdf5::open_dataset(file_, place);
-  check_destination(out, hdf5::dtype_of_dataset(dataset, place),
-                    hdf5::shape_of_dataset(dataset, place).numel(), place);
+  const Shape shape = hdf5::shape_of_dataset(dataset, place);
+  check_destination(out, hdf5::dtype_of_dataset(dataset, place), shape.numel(), place);
+  if (out.raw() != nullptr && shape.rank() > 0)
+    hdf5::check_chunks(dataset, 0, static_cast<hsize_t>(shape.dim(0)), place);
   const Handle everything(H5Dget_space(dataset), H5Sclose);
   require_read(everything.valid(), place);
   read_selection(dataset, everything, out, place);
@@ -144,7 +156,8 @@ void Hdf5File::read_rows(const std::string& name, int64_t begin, int64_t end,
   const int64_t row_elements = rows == 0 ? 0 : shape.numel() / rows;
   check_destination(out, hdf5::dtype_of_dataset(dataset, place), (end - begin) * row_elements,
                     place);
-  if (out.numel() == 0) return;
+  if (out.raw() == nullptr || out.numel() == 0) return;
+  hdf5::check_chunks(dataset, static_cast<hsize_t>(begin), static_cast<hsize_t>(end), place);
   const Handle selection(H5Dget_space(dataset), H5Sclose);
   std::vector<hsize_t> start(static_cast<size_t>(shape.rank()), 0);
   std::vector<hsize_t> count(shape.dims().begin(), shape.dims().end());

@@ -168,6 +168,40 @@ Handle open_dataset(hid_t file, const Place& place) {
   return dataset;
 }
 
+void check_chunks(hid_t dataset, hsize_t begin, hsize_t end, const Place& place) {
+  const Handle properties(H5Dget_create_plist(dataset), H5Pclose);
+  const Handle type(H5Dget_type(dataset), H5Tclose);
+  require_read(properties.valid() && type.valid(), place);
+  const Shape shape = shape_of_dataset(dataset, place);
+  if (H5Pget_layout(properties) != H5D_CHUNKED || shape.numel() == 0 || begin == end) return;
+  std::array<hsize_t, Shape::kMaxRank> chunk{};
+  require_read(H5Pget_chunk(properties, shape.rank(), chunk.data()) == shape.rank(), place);
+  constexpr hsize_t kChecksumBytes = 4;
+  hsize_t expected = H5Tget_size(type);
+  for (int i = 0; i < shape.rank(); ++i) expected *= chunk[static_cast<size_t>(i)];
+  expected += kChecksumBytes;
+  std::array<hsize_t, Shape::kMaxRank> at{begin / chunk[0] * chunk[0]};
+  for (int i = 0; i >= 0;) {
+    unsigned skipped = 0;
+    haddr_t address = 0;
+    hsize_t stored = 0;
+    require_read(H5Dget_chunk_info_by_coord(dataset, at.data(), &skipped, &address, &stored) >= 0,
+                 place);
+    if (skipped != 0 || stored != expected) {
+      throw unreadable(place,
+                       fmt::format("a chunk of {} bytes{} where {} with a checksum belong", stored,
+                                   skipped != 0 ? " without checksum" : "", expected));
+    }
+    // The next chunk, the last dimension first.
+    for (i = shape.rank() - 1; i >= 0; --i) {
+      const auto k = static_cast<size_t>(i);
+      at[k] += chunk[k];
+      if (at[k] < (i == 0 ? end : static_cast<hsize_t>(shape.dim(i)))) break;
+      if (i > 0) at[k] = 0;
+    }
+  }
+}
+
 Handle open_attribute(hid_t object, const Place& object_place, const std::string& attribute,
                       H5T_class_t type_class) {
   const Place place{object_place.path, object_place.name + "@" + attribute};

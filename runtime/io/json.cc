@@ -71,12 +71,14 @@ class DocumentBuilder {
 
   bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception& error) {
     // Of "[json...] parse error at line 1, column 2: REASON; last read: '...'" the reason only:
-    // what was read last may be megabytes.
+    // what was read last may be megabytes, and so may a number.
+    constexpr size_t kLongestReason = 200;
     std::string reason = error.what();
     if (const size_t end = reason.find("; last read"); end != std::string::npos) reason.resize(end);
     if (const size_t begin = reason.find(": "); begin != std::string::npos) {
       reason.erase(0, begin + 2);
     }
+    if (reason.size() > kLongestReason) reason.replace(kLongestReason, reason.npos, "...");
     fail(reason, position);
   }
 

@@ -98,7 +98,7 @@ TEST(ModelConfig, MistralsAbsentWindowIs4096AndNullIsNone) {
 
 TEST(ModelConfig, RefusesByNameWhatItWouldComputeWrongly) {
   expect_refusal({{"model_type", "gemma"}}, "model_type",
-                 "\"gemma\" is not supported; known: llama");
+                 "'gemma' is not supported; known: llama");
   expect_refusal({{"hidden_act", "gelu"}}, "hidden_act", "gelu");
   expect_refusal({{"rope_scaling", {{"rope_type", "yarn"}, {"factor", 2.0}}}},
                  "rope_scaling.rope_type", "yarn");

@@ -2,13 +2,13 @@
 #include "runtime/io/hdf5_file.h"
 
 #include <gtest/gtest.h>
-#include <hdf5.h>
 
 #include <filesystem>
 #include <limits>
 #include <numeric>
 
 #include "runtime/io/atomic_file.h"
+#include "runtime/io/hdf5_handle.h"
 #include "tests/support/error_of.h"
 #include "tests/support/scratch_folder.h"
 
@@ -223,7 +223,11 @@ TEST_F(Hdf5FileTest, TruncatedFilesAreRefused) {
 // Files no version of this program writes, made with the library itself.
 class ForeignHdf5 : public Hdf5FileTest {
  protected:
-  hid_t create() { return H5Fcreate(path_.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT); }
+  hid_t create() {
+    const hdf5::Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+    H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110);
+    return H5Fcreate(path_.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access);
+  }
   // A dataset of 16 floats with these creation properties.
   void add(hid_t file, const char* name, hid_t properties, hid_t type) {
     const hsize_t count = 16;
