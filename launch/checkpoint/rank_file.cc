@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "launch/checkpoint/rank_file.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <span>
+
+#include "runtime/errors.h"
+#include "runtime/io/atomic_file.h"
+#include "runtime/io/hdf5_file.h"
+#include "runtime/io/sha256.h"
+#include "runtime/transfer.h"
+
+namespace rankwise {
+namespace {
+
+constexpr int64_t kAlignment = 64;
+constexpr const char* kPartAttribute = "part";
+
+std::string dataset_name(const std::string& tensor) { return "/" + tensor; }
+
+int64_t file_bytes(const std::string& path) {
+  std::error_code error;
+  const auto bytes = std::filesystem::file_size(path, error);
+  if (error) throw FormatError(fmt::format("{}: {}", path, error.message()));
+  return static_cast<int64_t>(bytes);
+}
+
+void require_size(const std::string& path, int64_t bytes, int64_t expected) {
+  if (bytes == expected) return;
+  throw FormatError(fmt::format("{}: {} bytes, {} by the manifest", path, bytes, expected));
+}
+
+std::string path_of(const std::string& folder, const CheckpointFile& file) {
+  return path_inside(folder, file.name, folder + "/" + kManifestName);
+}
+
+void verify_dataset(const Hdf5File& file, const std::string& path, const std::string& name,
+                    const CheckpointEntry& entry, const CheckpointPiece& piece) {
+  const std::string place = dataset_name(name);
+  if (file.dtype(place) != entry.dtype || file.shape(place) != piece.stored ||
+      file.read_text_attribute(place, kPartAttribute) != part_text(entry.shape, piece.part)) {
+    throw FormatError(
+        fmt::format("{}: tensor {} is not what the manifest says", path, quote(name)));
+  }
+}
+
+template <class Action>
+void for_each_dataset(const CheckpointManifest& manifest, size_t file, const Action& action) {
+  for (const auto& [name, entry] : manifest.tensors) {
+    for (const CheckpointPiece& piece : entry.pieces) {
+      if (piece.file == file) action(name, entry, piece);
+    }
+  }
+}
+
+// Hands over the dataset in blocks of whole rows, with the place of the first byte.
+template <class Sink>
+void read_blocks(const Hdf5File& file, const std::string& tensor, DType dtype, const Shape& stored,
+                 const Sink& sink) {
+  const int64_t rows = stored.dim(0);
+  if (stored.numel() == 0) return;
+  const int64_t row_elements = stored.numel() / rows;
+  const int64_t row_bytes = row_elements * bits_of(dtype) / 8;
+  const int64_t block_rows = std::clamp<int64_t>(kCheckpointBlockBytes / row_bytes, 1, rows);
+  std::vector<std::byte> block(static_cast<size_t>(block_rows * row_bytes));
+  for (int64_t begin = 0; begin < rows; begin += block_rows) {
+    const int64_t end = std::min(rows, begin + block_rows);
+    const Tensor out(block.data(), dtype, {end - begin, row_elements});
+    file.read_rows(dataset_name(tensor), begin, end, out);
+    sink(begin * row_bytes,
+         std::span<const std::byte>(block).first(static_cast<size_t>(out.bytes())));
+  }
+}
+
+// Which tensor of a file with a wrong digest is damaged, for the message only.
+std::string damage_in(const std::string& path, const CheckpointManifest& manifest, size_t file) {
+  try {
+    const Hdf5File opened(path, Hdf5File::Mode::kRead);
+    std::string damaged;
+    for_each_dataset(manifest, file, [&](const auto& name, const auto& entry, const auto& piece) {
+      try {
+        verify_dataset(opened, path, name, entry, piece);
+        read_blocks(opened, name, entry.dtype, piece.stored, [](int64_t, auto) {});
+      } catch (const FormatError&) {
+        if (damaged.empty()) damaged = fmt::format("tensor {} is damaged", quote(name));
+      }
+    });
+    return damaged.empty() ? "no tensor is damaged, but it is not the file that was written"
+                           : damaged;
+  } catch (const FormatError&) {
+    return "no tensor of it can be read";
+  }
+}
+
+void verify_content(const std::string& path, const CheckpointManifest& manifest, size_t file) {
+  const int64_t bytes = file_bytes(path);
+  const auto has_size = [&](const CheckpointFile& other) { return other.bytes == bytes; };
+  const std::string digest =
+      std::ranges::any_of(manifest.files, has_size) ? sha256_file(path) : std::string();
+  if (digest == manifest.files[file].sha256) return;
+  const auto other = std::ranges::find(manifest.files, digest, &CheckpointFile::sha256);
+  if (other != manifest.files.end()) throw FormatError(path + ": is " + other->name);
+  require_size(path, bytes, manifest.files[file].bytes);
+  throw FormatError(fmt::format("{}: does not match its digest in the manifest: {}", path,
+                                damage_in(path, manifest, file)));
+}
+
+// HDF5 does not report every failed write: what counts is what can be read.
+void require_equal(const std::string& path, const std::vector<CheckpointTensor>& tensors) {
+  const Hdf5File file(path, Hdf5File::Mode::kRead);
+  for (const CheckpointTensor& tensor : tensors) {
+    const auto* written = static_cast<const std::byte*>(tensor.value.raw());
+    read_blocks(file, tensor.name, tensor.value.dtype(), tensor.value.shape(),
+                [&](int64_t at, std::span<const std::byte> block) {
+                  if (std::equal(block.begin(), block.end(), written + at)) return;
+                  throw FormatError(
+                      fmt::format("{}: tensor {} reads back changed", path, quote(tensor.name)));
+                });
+  }
+}
+
+}  // namespace
+
+void CheckpointSnapshot::take(const std::vector<CheckpointTensor>& tensors, Stream& stream) {
+  RW_ASSERT(!stream.measuring(), "{} tensors", tensors.size());
+  tensors_.clear();
+  int64_t needed = 0;
+  std::vector<int64_t> offsets;
+  for (const CheckpointTensor& tensor : tensors) {
+    RW_ASSERT(tensor.layout_bound || tensor.value.numel() == tensor.part.shape().numel(), "{}",
+              tensor.name);
+    if (!tensor.writes) continue;
+    offsets.push_back(needed);
+    needed += (tensor.value.bytes() + kAlignment - 1) / kAlignment * kAlignment;
+    tensors_.push_back(tensor);
+  }
+  if (memory_.size() < static_cast<size_t>(needed)) memory_ = {};  // before the larger one is made
+  memory_.resize(std::max(memory_.size(), static_cast<size_t>(needed)));
+  for (size_t i = 0; i < tensors_.size(); ++i) {
+    CheckpointTensor& tensor = tensors_[i];
+    void* copy = memory_.data() + offsets[i];
+    download(copy, tensor.value, stream);
+    const Shape shape = tensor.layout_bound
+                            ? (tensor.value.rank() == 0 ? Shape{1} : tensor.value.shape())
+                            : stored_shape(tensor.shape, tensor.part);
+    tensor.value = Tensor(copy, tensor.value.dtype(), shape);
+  }
+}
+
+CheckpointFile write_rank_file(const std::string& folder, int rank,
+                               const std::vector<CheckpointTensor>& tensors) {
+  const std::string path = folder + "/" + rank_file_name(rank);
+  const std::string temporary = temporary_name(path);
+  Hdf5File file(temporary, Hdf5File::Mode::kCreate);
+  for (const CheckpointTensor& tensor : tensors) {
+    file.write(dataset_name(tensor.name), tensor.value);
+    file.write_attribute(dataset_name(tensor.name), kPartAttribute,
+                         part_text(tensor.shape, tensor.part));
+  }
+  file.close();
+  publish_file(temporary, path);
+  try {
+    require_equal(path, tensors);
+    return {rank_file_name(rank), file_bytes(path), sha256_file(path)};
+  } catch (const FormatError& error) {
+    throw DiskError(fmt::format("reading back: {}", error.what()));
+  }
+}
+
+void verify_rank_file(const std::string& folder, const CheckpointManifest& manifest, size_t file) {
+  const std::string path = path_of(folder, manifest.files[file]);
+  verify_content(path, manifest, file);
+  const Hdf5File opened(path, Hdf5File::Mode::kRead);
+  size_t expected = 0;
+  for_each_dataset(manifest, file, [&](const auto& name, const auto& entry, const auto& piece) {
+    ++expected;
+    verify_dataset(opened, path, name, entry, piece);
+  });
+  if (opened.list("/").size() != expected) {
+    throw FormatError(path + ": holds tensors that the manifest does not name");
+  }
+}
+
+void require_files(const std::string& folder, const CheckpointManifest& manifest) {
+  for (const CheckpointFile& file : manifest.files) {
+    const std::string path = path_of(folder, file);
+    require_size(path, file_bytes(path), file.bytes);
+  }
+}
+
+}  // namespace rankwise
