@@ -13,6 +13,9 @@ struct MatmulParams {
   bool transpose_b = false;
   float alpha = 1.0f;
   float beta = 0.0f;  // 0: c is written without being read
+  // On CUDA, whether set_matmul_tuning has a say. False: the algorithm that the library names
+  // first, so that ranks with equal devices and operands get equal bits.
+  bool tuned = true;
 };
 
 // C = alpha * op(A) * op(B) + beta * C; op(A) (m, k), op(B) (k, n), C (m, n). All F32; on CUDA A

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/projection.h"
 
+#include <algorithm>
 #include <string_view>
 
 #include "kernels/check.h"
+#include "kernels/cuda/projection.h"
 #include "kernels/scratch_products.h"
 
 namespace rankwise {
@@ -32,6 +34,15 @@ constexpr MatmulParams kTransposeB = {.transpose_b = true};
 // columns) becomes (to_rows, to_columns).
 bool rows_first(int64_t rows, int64_t columns, int64_t to_rows, int64_t to_columns) {
   return columns * to_rows * (rows + to_columns) <= rows * to_columns * (columns + to_rows);
+}
+
+// Rows of a weight whose update, in fp32, stays in the cache of a device between the product that
+// writes it and the kernel that reads it, in whole tiles of the product.
+Shape block_of(const Shape& weight) {
+  constexpr int64_t kElements = 4 << 20, kTile = 128;
+  const int64_t columns = std::max<int64_t>(1, weight.dim(1));
+  const int64_t tiles = std::max<int64_t>(1, (kElements / columns + kTile / 2) / kTile);
+  return {std::min(weight.dim(0), tiles * kTile), weight.dim(1)};
 }
 
 }  // namespace
@@ -89,32 +100,47 @@ void projected_backward_weight(const Tensor& r, const Tensor& dy, const Tensor& 
 }
 
 void add_back_projection(const Tensor& w, const Tensor& n, const Projection& projection,
-                         float alpha, Stream& stream) {
+                         const WeightChange& change, Stream& stream) {
   constexpr std::string_view kOp = "add_back_projection";
   check_rank_2(kOp, w);
   check_arguments(kOp, n, w, w.shape(), projection, stream);
+  const DType type = w.dtype();
+  const bool rounds = type == DType::kBF16;
+  RW_ASSERT(!rounds || (change.rng != nullptr && change.place.width >= w.dim(1)),
+            "{}: no random bits for BF16, or no place", kOp);
   const bool both = projection.left.defined() && projection.right.defined();
   const bool left_first = both && rows_first(n.dim(0), n.dim(1), w.dim(0), w.dim(1));
-  const DType type = w.dtype();
   const Shape between = left_first ? Shape{w.dim(0), n.dim(1)} : Shape{n.dim(0), w.dim(1)};
   const ScratchProducts products({ScratchProducts::copy_of(projection.left, type),
                                   ScratchProducts::copy_of(projection.right, type),
                                   ScratchProducts::copy_of(n, type),
-                                  {type, both ? between : Shape{0}}},
+                                  {type, both ? between : Shape{0}},
+                                  {DType::kF32, rounds ? block_of(w.shape()) : Shape{0}}},
                                  stream);
   if (stream.measuring()) return;
   const Tensor left = products.in_type(type, projection.left, 0);
   const Tensor right = products.in_type(type, projection.right, 1);
   const Tensor inner = products.in_type(type, n, 2);
-  const MatmulParams add = {.alpha = alpha, .beta = 1.0f};
-  if (!right.defined()) return products.multiply(w, left, inner, add);
-  if (!left.defined()) return products.multiply(w, inner, right, add);
-  if (left_first) {
-    products.multiply(products[3], left, inner);
-    products.multiply(w, products[3], right, add);
-  } else {
-    products.multiply(products[3], inner, right);
-    products.multiply(w, left, products[3], add);
+  Tensor a = left.defined() ? left : inner, b = right.defined() ? right : inner;
+  if (both) {
+    left_first ? products.multiply(products[3], left, inner, {.tuned = false})
+               : products.multiply(products[3], inner, right, {.tuned = false});
+    (left_first ? a : b) = products[3];
+  }
+  const MatmulParams last{
+      .alpha = change.alpha, .beta = rounds ? 0.0f : change.keep, .tuned = false};
+  if (!rounds) return products.multiply(w, a, b, last);
+  if constexpr (kHasCuda) {
+    const Tensor& block = products[4];
+    MaskPlace place = change.place;
+    for (int64_t begin = 0; begin < w.dim(0); begin += block.dim(0)) {
+      const int64_t end = std::min(begin + block.dim(0), w.dim(0));
+      const Tensor added = block.rows(0, end - begin);
+      products.multiply(added, a.rows(begin, end), b, last);
+      cuda::add_rounded_stochastically(w.rows(begin, end), added, change.keep, *change.rng, place,
+                                       stream);
+      place.first += static_cast<uint64_t>(block.dim(0) * place.width);
+    }
   }
 }
 

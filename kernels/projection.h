@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // A weight's gradient in a low-rank subspace, and the way back to the weight:
-//   R = left^T G right^T,   W += alpha left N right,   G = dY^T X.
+//   R = left^T G right^T,   W = keep W + alpha left N right,   G = dY^T X.
 // Source: Zhao et al., "GaLore". By associativity R takes 2 T (out + in) r operations of dY and X,
 // and G is never formed.
 #pragma once
 
+#include "kernels/mask_place.h"
+#include "runtime/rng.h"
 #include "runtime/stream.h"
 #include "runtime/tensor.h"
 
@@ -36,8 +38,23 @@ void project(const Tensor& r, const Tensor& g, const Projection& projection, Str
 void projected_backward_weight(const Tensor& r, const Tensor& dy, const Tensor& x,
                                const Projection& projection, Stream& stream);
 
-// w (out, in) += alpha left n right, rounded once; w F32 or BF16, rows may be strided; n F32.
+struct WeightChange {
+  float alpha = 1.0f;
+  float keep = 1.0f;  // less than 1 for decoupled weight decay
+  // Needed where w is BF16: bits of this update, and where w lies in the whole weight.
+  const Rng* rng = nullptr;
+  MaskPlace place = {};
+};
+
+// w (out, in) = keep w + alpha left n right; w F32 or BF16, rows may be strided; n F32.
+//
+// The sum is fp32. Into BF16 it is rounded stochastically: up with the probability of what lies
+// above the lower neighbour, because rounding to nearest loses every update below half the spacing
+// of BF16 numbers, 2^-9 of the weight, and so stops the training. Element j of the whole weight is
+// rounded by half j % 2 (0: the low one) of rng->bits(j / 2), also in a slice. Ranks with equal
+// devices and arguments get equal bits. The scratch of BF16 has a block of rows of the product,
+// too, that stays in the cache of the device.
 void add_back_projection(const Tensor& w, const Tensor& n, const Projection& projection,
-                         float alpha, Stream& stream);
+                         const WeightChange& change, Stream& stream);
 
 }  // namespace rankwise

@@ -2,7 +2,6 @@
 #include "launch/adaptation.h"
 
 #include <algorithm>
-#include <set>
 
 #include "launch/device_choice.h"
 #include "model/hf_folder.h"
@@ -14,10 +13,6 @@ std::string module_of(const std::string& parameter) {
   return parameter.substr(0, parameter.rfind('.'));
 }
 
-std::string last_component(const std::string& module) {
-  return module.substr(module.rfind('.') + 1);
-}
-
 AdapterMethod adapter_method(AdaptMethod method) {
   if (method == AdaptMethod::kDora) return AdapterMethod::kDora;
   return method == AdaptMethod::kAdaLora ? AdapterMethod::kAdaLora : AdapterMethod::kLora;
@@ -26,6 +21,11 @@ AdapterMethod adapter_method(AdaptMethod method) {
 std::string_view name_of(AdapterMethod method) {
   if (method == AdapterMethod::kDora) return "dora";
   return method == AdapterMethod::kAdaLora ? "adalora" : "lora";
+}
+
+bool is_matrix(ParameterRole role) {
+  return role == ParameterRole::kLinear || role == ParameterRole::kHead ||
+         role == ParameterRole::kEmbedding;
 }
 
 std::string joined(const std::vector<std::string>& patterns) {
@@ -47,6 +47,23 @@ Adaptation::Adaptation(const TrainConfig& config, const ModelConfig& model) : co
   }
   check_rules_in_use();
   check_shard_base();
+  check_quantization(model);
+}
+
+// Of what trains there is no 4-bit copy: neither a gradient nor an update fits into the codes.
+void Adaptation::check_quantization(const ModelConfig& model) const {
+  if (config_->model.quant == BaseQuantization::kNone) return;
+  for (const auto& [name, shape] : weight_shapes(model)) {
+    const std::string module = module_of(name);
+    if (!is_block_linear(model, module, shape)) continue;
+    const Rule* rule = rule_of(module);
+    if (rule == nullptr || !rule->options->trains_weights()) return;
+  }
+  const bool projected = projects();
+  throw ConfigError(fmt::format(
+      "model.quant: nf4 is for frozen weights, as codes take no updates, but method {} under adapt "
+      "trains every linear layer; set model.quant: none, or freeze layers or give them adapters",
+      projected ? "galore" : "full"));
 }
 
 void Adaptation::check_shard_base() const {
@@ -58,7 +75,8 @@ void Adaptation::check_shard_base() const {
   }
   if (trains_weights_) {
     throw ConfigError(
-        "parallel.shard_base: data needs a frozen base, but a rule under adapt has method: full");
+        "parallel.shard_base: data needs a frozen base, but a rule under adapt trains weights "
+        "(method full or galore)");
   }
 }
 
@@ -132,7 +150,7 @@ void Adaptation::assign(const ModelConfig& model, const std::string& module, con
     }
     rule_of_module_.emplace(module, i);
     has_adapters_ = has_adapters_ || has_adapter(rules_[i], module);
-    trains_weights_ = trains_weights_ || rule.method == AdaptMethod::kFull;
+    trains_weights_ = trains_weights_ || rule.trains_weights();
     return;
   }
 }
@@ -190,7 +208,12 @@ ModelPlan Adaptation::plan(Arena& arena, Stream& stream) const {
   };
   plan.is_trained = [this](const std::string& name) {
     const Rule* rule = rule_of(module_of(name));
-    return rule != nullptr && rule->options->method == AdaptMethod::kFull;
+    return rule != nullptr && rule->options->trains_weights();
+  };
+  plan.stores_bf16 = [this, compute = plan.compute](const std::string& name) -> bool {
+    const Rule* rule = rule_of(module_of(name));
+    return rule != nullptr && rule->options->method == AdaptMethod::kGaLore &&
+           stores_bf16(*rule, compute);
   };
   return plan;
 }
@@ -231,56 +254,36 @@ std::vector<ParameterGroup> Adaptation::groups(CausalLm& model) const {
   return groups;
 }
 
-PeftConfig Adaptation::peft_config(CausalLm& model, int64_t total_steps) const {
-  PeftConfig peft;
-  peft.base_model_name_or_path = config_->model.path;
-  bool first = true;
-  std::set<std::string> adapted;
-  for (const auto& [module, adapter] : model.adapters()) {
-    const AdapterOptions options = options_of(*rule_of(module), module);
-    adapted.insert(module);
-    if (first) {
-      peft.r = options.rank;
-      peft.lora_alpha = options.alpha;
-      peft.lora_dropout = options.dropout;
-      peft.use_rslora = options.rslora;
-      peft.use_dora = options.method == AdapterMethod::kDora;
-      first = false;
-    }
-    if (options.rank != peft.r) peft.rank_pattern[module] = options.rank;
-    if (options.alpha != peft.lora_alpha) peft.alpha_pattern[module] = options.alpha;
+bool Adaptation::stores_bf16(const Rule& rule, DType compute) const {
+  const GaLoreWeights choice = rule.options->galore.weights;
+  if (choice == GaLoreWeights::kBf16 && compute != DType::kBF16) {
+    throw ConfigError(fmt::format("adapt.{}.galore.weights: bf16 needs model.compute: bf16",
+                                  &rule - rules_.data()));
   }
-  if (adalora_) {
-    peft.peft_type = "ADALORA";
-    peft.r = PeftConfig{}.r;  // has no meaning there
-    peft.adalora = AdaLoraSettings{.init_r = adalora_->init_rank,
-                                   .target_r = adalora_->target_rank,
-                                   .tinit = adalora_->warmup.steps(total_steps),
-                                   .tfinal = adalora_->final.steps(total_steps),
-                                   .delta_t = adalora_->interval,
-                                   .beta1 = adalora_->beta1,
-                                   .beta2 = adalora_->beta2,
-                                   .orth_reg_weight = adalora_->orth_weight,
-                                   .total_step = total_steps,
-                                   .kept = {}};
-  }
-  set_targets(peft, adapted, model.config());
-  return peft;
+  return compute == DType::kBF16 && choice != GaLoreWeights::kFp32;
 }
 
-// Suffixes describe the set when every linear of that suffix is adapted; otherwise whole paths do.
-void Adaptation::set_targets(PeftConfig& peft, const std::set<std::string>& adapted,
-                             const ModelConfig& model) {
-  std::set<std::string> suffixes;
-  bool exact = true;
-  for (const std::string& module : adapted) suffixes.insert(last_component(module));
-  for (const auto& [name, shape] : weight_shapes(model)) {
-    const std::string module = module_of(name);
-    if (!is_block_linear(model, module, shape)) continue;
-    exact = exact && (!suffixes.contains(last_component(module)) || adapted.contains(module));
-  }
-  const std::set<std::string>& targets = exact ? suffixes : adapted;
-  peft.target_modules.assign(targets.begin(), targets.end());
+bool Adaptation::projects() const {
+  return std::ranges::any_of(
+      rules_, [](const Rule& rule) { return rule.options->method == AdaptMethod::kGaLore; });
+}
+
+ProjectionRule Adaptation::projection_rule() const {
+  return [this, next = int64_t{0}](
+             const Parameter& parameter) mutable -> std::optional<ProjectionOptions> {
+    if (!is_matrix(parameter.role)) return std::nullopt;
+    const Rule* rule = rule_of(module_of(parameter.name));
+    if (rule == nullptr || rule->options->method != AdaptMethod::kGaLore) return std::nullopt;
+    const GaLoreSection& galore = rule->options->galore;
+    return ProjectionOptions{.type = galore.projection,
+                             .rank = galore.rank,
+                             .refresh = galore.refresh,
+                             .offset = next++ % galore.refresh,
+                             .scale = galore.scale,
+                             .exact = galore.exact,
+                             .rotate_moments = galore.rotate_moments,
+                             .seed = static_cast<uint64_t>(config_->train.seed)};
+  };
 }
 
 }  // namespace rankwise

@@ -13,6 +13,7 @@
 #include "model/adapters/adapter_registry.h"
 #include "model/causal_lm.h"
 #include "optim/parameter_group.h"
+#include "optim/projected_optimizer.h"
 
 namespace rankwise {
 
@@ -37,9 +38,12 @@ class Adaptation {
   // adapter_config.json of the adapters after a run of total_steps; of AdaLoRA as if all triplets
   // were kept.
   PeftConfig peft_config(CausalLm& model, int64_t total_steps) const;
+  // Of weights under rules of method galore: matrices only. Layers are refreshed in turn.
+  ProjectionRule projection_rule() const;
   // Of all AdaLoRA rules, which agree about it; null when there is none.
   const AdaLoraSection* adalora() const { return adalora_ ? &*adalora_ : nullptr; }
 
+  bool projects() const;  // some rule of method galore
   bool has_adapters() const { return has_adapters_; }
   bool trains_weights() const { return trains_weights_; }  // some base tensor, in full
 
@@ -50,14 +54,14 @@ class Adaptation {
   };
   static bool has_adapter(const Rule& rule, const std::string& module);
   static AdapterOptions options_of(const Rule& rule, const std::string& module);
-  static void set_targets(PeftConfig& peft, const std::set<std::string>& adapted,
-                          const ModelConfig& model);
   void check_start(size_t index) const;
   void check_one_folder();
   void assign(const ModelConfig& model, const std::string& module, const Shape& shape);
   void check_rules_in_use() const;
   void check_shard_base() const;
+  void check_quantization(const ModelConfig& model) const;
   const Rule* rule_of(const std::string& module) const;
+  bool stores_bf16(const Rule& rule, DType compute) const;
 
   const TrainConfig* config_;
   std::vector<Rule> rules_;

@@ -24,8 +24,8 @@ struct AdaptedModule {
 
 class AdapterFolder {
  public:
-  // Of a PEFT folder, or of the folder of a run. ConfigError when there is none; FormatError as read_peft_config and load_peft_weights, and for
-  // a value that is not finite.
+  // Of a PEFT folder, or of the folder of a run. ConfigError when there is none; FormatError as
+  // read_peft_config and load_peft_weights, and for a value that is not finite.
   explicit AdapterFolder(const std::string& given);
 
   const std::string& path() const { return path_; }

@@ -21,8 +21,9 @@ struct BenchmarkShape {
   DType compute = DType::kF32;              // of activations
   int64_t tokens = 512;                     // of one document
   int64_t batch = 1;                        // documents of the micro-batch
-  AdaptMethod method = AdaptMethod::kLora;  // of the step's adapters
-  int64_t lora_rank = 8;
+  AdaptMethod method = AdaptMethod::kLora;  // of the step; full and galore train all weights
+  OptimizerName optimizer = OptimizerName::kAdamW;
+  int64_t lora_rank = 8;  // of GaLore's projected gradients with method galore
   bool quantize_nf4 = true;
   Recompute recompute = Recompute::kNone;
   double seconds = 1.0;           // time spent on each row
@@ -52,9 +53,11 @@ struct BenchmarkRow {
   double ceiling = 0.0;       // measured in the same run, same unit; 0: none
   double microseconds = 0.0;  // median time of one call
 
-  std::optional<double> tokens_per_s;  // of a step
-  std::optional<int64_t> peak_bytes;   // of a step: arena and scratch
-  std::optional<int64_t> wire_bytes;   // of a step: sent by a rank
+  std::optional<double> tokens_per_s;           // of a step
+  std::optional<double> refresh_seconds;        // of a step with GaLore: bases, mean
+  std::optional<double> first_refresh_seconds;  // all bases from random ones
+  std::optional<int64_t> peak_bytes;            // of a step: arena and scratch
+  std::optional<int64_t> wire_bytes;            // of a step: sent by a rank
 };
 
 // The products of one block (dense), forward and both gradients, and those of an adapter.
@@ -67,8 +70,10 @@ std::vector<BenchmarkRow> benchmark_nf4(const BenchmarkShape& shape,
 // and 8 D backward for each pair and head, the scores that backward computes again not counted.
 std::vector<BenchmarkRow> benchmark_attention(const BenchmarkShape& shape,
                                               const BenchmarkCeiling& ceiling);
-// A whole training step on all ranks, with adapters beside all linear layers; AdaLoRA chooses its
-// ranks in every step. In required FLOPs (StepFlops) of one rank.
+// A whole training step on all ranks, with adapters beside all linear layers, or of all weights,
+// those of linear layers projected with method galore; AdaLoRA chooses its ranks in every step, and
+// GaLore refreshes its bases in turn, each every 200 steps. In required FLOPs (StepFlops) of one
+// rank.
 std::vector<BenchmarkRow> benchmark_step(const BenchmarkShape& shape,
                                          const BenchmarkCeiling& ceiling);
 // All-reduce and all-gather of fp32 over all ranks in bus bandwidth: the bytes that each rank sends

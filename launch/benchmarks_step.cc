@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <numeric>
 
 #include "launch/benchmarks_workbench.h"
 #include "launch/device_random_weights.h"
@@ -22,6 +23,13 @@ TrainConfig config_of(const BenchmarkShape& shape) {
   rule.adalora.target_rank = std::max<int64_t>(1, shape.lora_rank / 2);
   rule.adalora.warmup.value = 0.0;
   rule.adalora.interval = 1;
+  rule.galore.rank = shape.lora_rank;
+  if (rule.trains_weights()) {
+    AdaptRule& rest = config.adapt.emplace_back();
+    rest.match = {"*"};
+    rest.method = AdaptMethod::kFull;
+  }
+  config.optim.name = shape.optimizer;
   config.parallel.tensor = shape.tensor;
   config.parallel.shard_base = shape.shard_base;
   return config;
@@ -43,9 +51,14 @@ MicroBatch random_batch(const BenchmarkShape& shape, int data_rank) {
   return batch;
 }
 
-std::string_view name_of(AdaptMethod method) {
-  if (method == AdaptMethod::kDora) return "DoRA";
-  return method == AdaptMethod::kAdaLora ? "AdaLoRA" : "LoRA";
+// "LoRA 16"
+std::string describe_method(const BenchmarkShape& shape) {
+  if (shape.method == AdaptMethod::kFull) return "full";
+  std::string_view name = "LoRA";
+  if (shape.method == AdaptMethod::kDora) name = "DoRA";
+  if (shape.method == AdaptMethod::kAdaLora) name = "AdaLoRA";
+  if (shape.method == AdaptMethod::kGaLore) name = "GaLore";
+  return fmt::format("{} {}", name, shape.lora_rank);
 }
 
 std::string describe_ranks(const BenchmarkShape& shape, const DeviceMesh& mesh) {
@@ -75,8 +88,11 @@ std::vector<BenchmarkRow> benchmark_step(const BenchmarkShape& shape,
   Trainer trainer(config, files, adaptation, mesh, arena, stream, kTotalSteps);
   int64_t step = 0;
   double flops = 0.0;
+  std::vector<double> refresh_seconds;
   const BenchmarkTiming timing = time_on_all_ranks(mesh.world(), stream, shape.seconds, [&] {
-    flops = trainer.train_step(step++, batches).flops;
+    const StepMeasurement measured = trainer.train_step(step++, batches);
+    flops = measured.flops;
+    refresh_seconds.push_back(measured.refresh_seconds.value_or(0.0));
   });
 
   const int64_t tokens = shape.all_tokens() * mesh.data().size();
@@ -85,11 +101,18 @@ std::vector<BenchmarkRow> benchmark_step(const BenchmarkShape& shape,
   const char* dense = shape.compute == DType::kBF16 ? "bf16" : "fp32";
   BenchmarkRow row = make_benchmark_row(
       shape, ceiling,
-      fmt::format("step ({}, {} {}, {}x{}, recompute {}{}): {:.0f} tokens/s, {:.2f} GiB",
-                  shape.quantize_nf4 ? "nf4" : dense, name_of(shape.method), shape.lora_rank,
-                  shape.batch, shape.tokens, name_of(shape.recompute), describe_ranks(shape, mesh),
-                  tokens_per_s, static_cast<double>(peak) / 0x1p30),
+      fmt::format("step ({}, {}, {}x{}, recompute {}{}): {:.0f} tokens/s, {:.2f} GiB",
+                  shape.quantize_nf4 ? "nf4" : dense, describe_method(shape), shape.batch,
+                  shape.tokens, name_of(shape.recompute), describe_ranks(shape, mesh), tokens_per_s,
+                  static_cast<double>(peak) / 0x1p30),
       BenchmarkWork::kFlops, flops, timing);
+  if (shape.method == AdaptMethod::kGaLore) {
+    row.first_refresh_seconds = refresh_seconds.front();
+    row.refresh_seconds = std::accumulate(refresh_seconds.begin() + 1, refresh_seconds.end(), 0.0) /
+                          static_cast<double>(refresh_seconds.size() - 1);
+    row.name += fmt::format(", refresh {:.1f} ms a step ({:.1f} s in the first)",
+                            *row.refresh_seconds * 1e3, *row.first_refresh_seconds);
+  }
   row.tokens_per_s = tokens_per_s;
   row.peak_bytes = peak;
   row.wire_bytes = trainer.wire_bytes();

@@ -35,6 +35,7 @@ std::vector<std::pair<std::string, Json>> MetricsRecord::fields() const {
       {"adalora_budget", count(adalora_budget)},
       {"adalora_active", count(adalora_active)},
       {"orth_loss", number(orth_loss)},
+      {"galore_refresh_ms", number(galore_refresh_ms)},
       {"wire_bytes", wire_bytes},
   };
 }

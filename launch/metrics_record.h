@@ -32,10 +32,11 @@ struct MetricsRecord {
   int64_t peak_bytes = 0;  // largest of all ranks
   double data_wait_ms = 0.0;
   double comm_ms = 0.0;
-  std::optional<int64_t> adalora_budget = std::nullopt;  // triplets that may be kept, of all
-  std::optional<int64_t> adalora_active = std::nullopt;  // matrices; and those that are not 0
-  std::optional<double> orth_loss = std::nullopt;        // AdaLoRA's regulariser, not in `loss`
-  int64_t wire_bytes = 0;                                // sent by one rank in this step
+  std::optional<int64_t> adalora_budget = std::nullopt;    // triplets that may be kept, of all
+  std::optional<int64_t> adalora_active = std::nullopt;    // matrices; and those that are not 0
+  std::optional<double> orth_loss = std::nullopt;          // AdaLoRA's regulariser, not in `loss`
+  std::optional<double> galore_refresh_ms = std::nullopt;  // of the slowest rank
+  int64_t wire_bytes = 0;                                  // sent by one rank in this step
 
   // Name and value of every field, in the order of the files.
   std::vector<std::pair<std::string, Json>> fields() const;

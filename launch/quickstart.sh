@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # From nothing to a fine-tuned model on a machine with two CPU cores, in a few minutes and without any
-# download of models or data: makes a small corpus, pretrains a tiny Llama on it with two ranks,
-# quantises it to NF4, fine-tunes LoRA adapters on the frozen 4-bit weights with two ranks, and grades
-# the answers before and after. Everything it writes is in build/ and runs/quickstart; run it again at
-# any time.
+# download of models or data: makes a small corpus, pretrains a tiny Llama on it with GaLore and two ranks,
+# quantises it to NF4, fine-tunes LoRA adapters on the frozen 4-bit weights with two ranks, and grades the
+# answers before and after. Everything it writes is in build/ and runs/quickstart; run it again at any
+# time.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -62,7 +62,7 @@ mkdir -p "$run"
 
 step "build" build
 step "write a small corpus, a task and an untrained model" "$rankwise" demo "$run/demo"
-step "pretrain the model, $ranks ranks" \
+step "pretrain the model with GaLore, $ranks ranks" \
   on_ranks train configs/quickstart_pretrain.yaml --overwrite
 step "quantise it to NF4" "$rankwise" quantize "$run/pretrain/model" -o "$run/base-nf4.h5"
 step "grade it before fine-tuning" score "$run/before.txt" "$run/base-nf4.h5"

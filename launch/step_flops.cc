@@ -16,6 +16,21 @@ bool is_bottom_projection(std::string_view name) {
   return false;
 }
 
+// Products that make the gradient of a weight from those of its output and its input, as a share of
+// those of a whole gradient: with R = (dY left)^T (X right) of the shape (r, s), out r + in s + r s
+// instead of out in, of which factors that are the identity cost nothing.
+double weight_gradient_share(const Parameter& parameter) {
+  if (!parameter.trainable) return 0.0;
+  if (parameter.projection == nullptr) return 1.0;
+  const Shape& weight = shape_of(parameter.weight);
+  const Shape projected = parameter.gradient_shape();
+  const auto out = static_cast<double>(weight.dim(0)), in = static_cast<double>(weight.dim(1));
+  const auto r = static_cast<double>(projected.dim(0)), s = static_cast<double>(projected.dim(1));
+  const double left = parameter.projection->left.defined() ? out * r : 0.0;
+  const double right = parameter.projection->right.defined() ? in * s : 0.0;
+  return (left + right + r * s) / (out * in);
+}
+
 bool trains_below_first_projection(const std::vector<Parameter*>& parameters) {
   return std::ranges::any_of(parameters, [](const Parameter* parameter) {
     return parameter->trainable && (parameter->role == ParameterRole::kEmbedding ||
@@ -29,10 +44,10 @@ StepFlops::StepFlops(CausalLm& model, int tensor_size) {
   const ModelConfig& config = model.config();
   const auto ranks = static_cast<double>(tensor_size);
   const bool bottom_needs_input_gradient = trains_below_first_projection(model.parameters());
-  bool head_is_trained = false;
+  double head_gradient = 0.0;
   for (const Parameter* parameter : model.parameters()) {
     const double weights = static_cast<double>(shape_of(parameter->weight).numel());
-    double gradients = parameter->trainable ? 2.0 : 1.0;
+    double gradients = 1.0 + weight_gradient_share(*parameter);
     // (of adapters only A reads the input)
     if (!bottom_needs_input_gradient && parameter->role != ParameterRole::kLoraB &&
         is_bottom_projection(parameter->name)) {
@@ -47,10 +62,10 @@ StepFlops::StepFlops(CausalLm& model, int tensor_size) {
         per_token_ += 2.0 * weights / ranks * (1.0 + gradients);
         break;
       case ParameterRole::kHead:
-        head_is_trained = parameter->trainable;
+        head_gradient = weight_gradient_share(*parameter);
         break;
       case ParameterRole::kEmbedding:
-        if (config.tie_word_embeddings) head_is_trained = parameter->trainable;
+        if (config.tie_word_embeddings) head_gradient = weight_gradient_share(*parameter);
         break;
       case ParameterRole::kBias:
       case ParameterRole::kNorm:
@@ -60,7 +75,7 @@ StepFlops::StepFlops(CausalLm& model, int tensor_size) {
     }
   }
   const double head = static_cast<double>(config.vocab_size * config.hidden_size);
-  per_target_ = 2.0 * head / ranks * (head_is_trained ? 3.0 : 2.0);
+  per_target_ = 2.0 * head / ranks * (2.0 + head_gradient);
   // q k^T and p v forward, and twice that backward.
   per_pair_ =
       3.0 * 4.0 / ranks *

@@ -10,6 +10,7 @@
 #include "kernels/elementwise.h"
 #include "model/hf_folder.h"
 #include "optim/adamw8bit_optimizer.h"
+#include "optim/sgd_optimizer.h"
 #include "runtime/transfer.h"
 
 namespace rankwise {
@@ -17,6 +18,9 @@ namespace {
 
 // Micro-batches with more work than this hide the time that launching takes.
 constexpr double kMostReplayedFlops = 1e13;
+
+// For gradients of whole weights that are refreshed together.
+constexpr int64_t kWholeGradientBytes = 512 << 20;
 
 double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -41,8 +45,9 @@ Trainer::Trainer(const TrainConfig& config, const ModelFiles& files, const Adapt
       stream_(&stream),
       mesh_(&mesh),
       model_(files.config, *files.weights, adaptation.plan(arena, stream), mesh, arena, stream),
-      reducer_(model_.trained_parameters(), mesh, arena),
       groups_(adaptation.groups(model_)),
+      optimizer_(make_optimizer(config.optim, adaptation)),
+      reducer_(model_.trained_parameters(), mesh, arena),
       schedule_(config.optim.schedule, config.optim.lr, config.optim.min_lr,
                 config.optim.warmup.steps(total_steps), total_steps),
       flops_(model_, mesh.tensor().size()),
@@ -52,24 +57,45 @@ Trainer::Trainer(const TrainConfig& config, const ModelFiles& files, const Adapt
       sums_(arena.allocate("metrics", DType::kF64, {3})),
       norm_sums_(arena.allocate("metrics", DType::kF64, {2})) {
   if (!arena.measuring()) adaptation.load_starting_points(model_, stream);
-  start_optimizer(config.optim, adaptation.adalora(), total_steps);
+  if (adaptation.adalora() != nullptr) start_adalora(*adaptation.adalora(), total_steps);
 }
 
-void Trainer::start_optimizer(const OptimSection& section, const AdaLoraSection* adalora,
-                              int64_t total_steps) {
+// Before gradients are allocated, whose shapes depend on it.
+std::unique_ptr<Optimizer> Trainer::make_optimizer(const OptimSection& section,
+                                                   const Adaptation& adaptation) {
   AdamWOptions options{section.betas[0], section.betas[1], section.eps};
-  if (section.name == OptimizerName::kAdamW8bit) {
-    optimizer_ = std::make_unique<AdamW8bitOptimizer>(groups_, options, *arena_, *stream_);
-    return;
-  }
+  const AdaLoraSection* adalora = adaptation.adalora();
   if (adalora != nullptr) options.importance = {is_factor, adalora->beta1, adalora->beta2};
-  auto adamw = std::make_unique<AdamWOptimizer>(groups_, options, *arena_, *stream_);
-  if (adalora != nullptr) start_adalora(*adalora, total_steps, *adamw);
-  optimizer_ = std::move(adamw);
+  const OptimizerFactory inner =
+      [&](std::span<const ParameterGroup> groups) -> std::unique_ptr<Optimizer> {
+    if (section.name == OptimizerName::kAdamW8bit) {
+      return std::make_unique<AdamW8bitOptimizer>(groups, options, *arena_, *stream_);
+    }
+    if (section.name == OptimizerName::kSgd) {
+      return std::make_unique<SgdOptimizer>(groups, SgdOptions{section.momentum}, *arena_,
+                                            *stream_);
+    }
+    return std::make_unique<AdamWOptimizer>(groups, options, *arena_, *stream_);
+  };
+  return adaptation.projects() ? make_projected_optimizer(adaptation, inner) : inner(groups_);
 }
 
-void Trainer::start_adalora(const AdaLoraSection& section, int64_t total_steps,
-                            AdamWOptimizer& optimizer) {
+std::unique_ptr<Optimizer> Trainer::make_projected_optimizer(const Adaptation& adaptation,
+                                                             const OptimizerFactory& inner) {
+  auto projected = std::make_unique<ProjectedOptimizer>(groups_, adaptation.projection_rule(),
+                                                        inner, *mesh_, *arena_, *stream_);
+  const std::vector<Parameter*> parameters = model_.trained_parameters();
+  for (Parameter* parameter : parameters) {
+    parameter->projection = projected->projection_of(*parameter);
+    parameter->projected_spec = projected->gradient_spec(*parameter);
+  }
+  refresh_ = std::make_unique<SubspaceRefresh>(*projected, parameters, kWholeGradientBytes, *mesh_,
+                                               *arena_);
+  projected_ = projected.get();
+  return projected;
+}
+
+void Trainer::start_adalora(const AdaLoraSection& section, int64_t total_steps) {
   std::vector<SingularTriplets> triplets;
   for (const auto& [module, adapter] : model_.adapters()) {
     SingularTriplets matrix{.name = module};
@@ -88,17 +114,37 @@ void Trainer::start_adalora(const AdaLoraSection& section, int64_t total_steps,
                                      .beta1 = section.beta1,
                                      .beta2 = section.beta2};
   adalora_ = std::make_unique<AdaLora>(triplets, AdaLoraTraining{schedule, section.orth_weight},
-                                       total_steps, optimizer, *mesh_, *arena_, *stream_);
+                                       total_steps, static_cast<AdamWOptimizer&>(*optimizer_),
+                                       *mesh_, *arena_, *stream_);
 }
 
 StepMeasurement Trainer::train_step(int64_t step, std::span<const MicroBatch> batches) {
   const auto begin = std::chrono::steady_clock::now();
   const int64_t wire_bytes_before = mesh_->wire_bytes();
+  StepMeasurement result;
+  std::vector<SubspaceRefresh::Round> rounds;
+  if (refresh_) rounds = refresh_->rounds();
+  if (rounds.size() > 1) {
+    for (const auto& round : rounds) backward_pass(step, batches, round, result);
+    result = {.refresh_seconds = result.refresh_seconds};
+    rounds.clear();
+  }
+  backward_pass(step, batches, rounds.empty() ? SubspaceRefresh::Round{} : rounds[0], result);
+  update(step, result);
+  stream_->synchronize();
+  wire_bytes_ = mesh_->wire_bytes() - wire_bytes_before;
+  result.compute_seconds =
+      seconds_since(begin) - result.reduce_seconds - result.refresh_seconds.value_or(0.0);
+  return result;
+}
+
+void Trainer::backward_pass(int64_t step, std::span<const MicroBatch> batches,
+                            const SubspaceRefresh::Round& round, StepMeasurement& result) {
   const std::string name = fmt::format("step {}", step + 1);
   mesh_->world().activity().report(name);
-  StepMeasurement result;
   fill(sums_, 0.0f, *stream_);
   reducer_.begin_step(*stream_);
+  if (refresh_) refresh_->begin(round, *stream_);
   for (const MicroBatch& batch : batches) {
     if (&batch != batches.data()) {
       const auto done = &batch - batches.data();
@@ -112,15 +158,14 @@ StepMeasurement Trainer::train_step(int64_t step, std::span<const MicroBatch> ba
   }
   stream_->synchronize();
   const auto backward_end = std::chrono::steady_clock::now();
-  reducer_.finish_step(*stream_);
+  const int64_t tokens = reducer_.finish_step(*stream_);
   mesh_->data().all_reduce(sums_, ReduceOp::kSum, "loss sums", *stream_);
   result.reduce_seconds = seconds_since(backward_end);
-
-  update(step, result);
+  if (round.empty()) return;
+  refresh_->finish(round, tokens, *stream_);
   stream_->synchronize();
-  wire_bytes_ = mesh_->wire_bytes() - wire_bytes_before;
-  result.compute_seconds = seconds_since(begin) - result.reduce_seconds;
-  return result;
+  result.refresh_seconds =
+      result.refresh_seconds.value_or(0.0) + seconds_since(backward_end) - result.reduce_seconds;
 }
 
 void Trainer::update(int64_t step, StepMeasurement& result) {
@@ -145,7 +190,9 @@ void Trainer::forward_backward(const MicroBatch& batch, uint64_t step) {
     model_.loss(context, sums_, *stream_);
     model_.backward(context, reducer_, *stream_);
   };
-  if (!replays_ || flops_.training(batch) > kMostReplayedFlops) return work();
+  // (a pass that leaves whole gradients is another one)
+  const bool refreshes = refresh_ && refresh_->is_open();
+  if (!replays_ || refreshes || flops_.training(batch) > kMostReplayedFlops) return work();
   const StepGraphs::Key key{context.tokens,           batch.documents(),
                             context.longest_document, context.ids.raw(),
                             stream_->scratch_bytes(), model_.chunks_with_targets(context)};

@@ -15,6 +15,7 @@
 #include "optim/adalora.h"
 #include "optim/clip_gradients.h"
 #include "optim/schedule.h"
+#include "optim/subspace_refresh.h"
 #include "parallel/device_mesh.h"
 #include "parallel/gradient_reducer.h"
 
@@ -31,6 +32,8 @@ struct StepMeasurement {
   double flops = 0.0;            // required of this rank (StepFlops)
   double compute_seconds = 0.0;  // forward, backward, optimizer
   double reduce_seconds = 0.0;   // waiting for other ranks' gradients
+  // Computing bases of GaLore, waiting for those of other ranks; unset in a step without.
+  std::optional<double> refresh_seconds;
 };
 
 class Trainer {
@@ -47,6 +50,8 @@ class Trainer {
 
   CausalLm& model() { return model_; }
   Optimizer& optimizer() { return *optimizer_; }
+  // Null without GaLore.
+  const ProjectedOptimizer* projected_optimizer() const { return projected_; }
   // Null without AdaLoRA.
   AdaLora* adalora() { return adalora_.get(); }
   // Of the last step: bytes that this rank sent (Communicator::wire_bytes).
@@ -55,9 +60,14 @@ class Trainer {
   int64_t trained_elements() const;
 
  private:
-  void start_optimizer(const OptimSection& section, const AdaLoraSection* adalora,
-                       int64_t total_steps);
-  void start_adalora(const AdaLoraSection& section, int64_t total_steps, AdamWOptimizer& optimizer);
+  std::unique_ptr<Optimizer> make_optimizer(const OptimSection& section,
+                                            const Adaptation& adaptation);
+  std::unique_ptr<Optimizer> make_projected_optimizer(const Adaptation& adaptation,
+                                                      const OptimizerFactory& inner);
+  void start_adalora(const AdaLoraSection& section, int64_t total_steps);
+  // Gradients of the step's batch, those of `round` refreshed.
+  void backward_pass(int64_t step, std::span<const MicroBatch> batches,
+                     const SubspaceRefresh::Round& round, StepMeasurement& result);
   void forward_backward(const MicroBatch& batch, uint64_t step);
   void update(int64_t step, StepMeasurement& result);
   void read_sums(int64_t step, StepMeasurement& result) const;
@@ -66,9 +76,11 @@ class Trainer {
   Stream* stream_;
   const DeviceMesh* mesh_;
   CausalLm model_;
-  GradientReducer reducer_;
   std::vector<ParameterGroup> groups_;
+  ProjectedOptimizer* projected_ = nullptr;  // null without GaLore, as refresh_
+  std::unique_ptr<SubspaceRefresh> refresh_;
   std::unique_ptr<Optimizer> optimizer_;
+  GradientReducer reducer_;
   std::unique_ptr<AdaLora> adalora_;
   Schedule schedule_;
   StepFlops flops_;

@@ -207,12 +207,15 @@ void TrainingRun::train_steps(Trainer& trainer, RunReporter* reporter) {
 
 MetricsRecord TrainingRun::compare_ranks(int64_t step, const StepMeasurement& measurement,
                                          double data_seconds, double step_seconds) {
-  constexpr int64_t kFields = 5;
+  constexpr int64_t kFields = 6;
   const int64_t ranks = context_->world.size();
   const size_t peak_bytes = static_cast<size_t>(arena_.peak_bytes()) + stream_.scratch_peak_bytes();
-  std::array<double, kFields> own = {measurement.compute_seconds, measurement.reduce_seconds,
-                                     data_seconds, static_cast<double>(measurement.tokens),
-                                     static_cast<double>(peak_bytes)};
+  std::array<double, kFields> own = {measurement.compute_seconds,
+                                     measurement.reduce_seconds,
+                                     data_seconds,
+                                     static_cast<double>(measurement.tokens),
+                                     static_cast<double>(peak_bytes),
+                                     measurement.refresh_seconds.value_or(0.0)};
   std::vector<double> all(static_cast<size_t>(ranks * kFields));
   Stream host;
   context_->world.all_gather(Tensor(all.data(), DType::kF64, {ranks, kFields}),
@@ -237,6 +240,9 @@ MetricsRecord TrainingRun::compare_ranks(int64_t step, const StepMeasurement& me
     record.comm_ms = std::max(record.comm_ms, of_rank[1] * 1e3);
     record.data_wait_ms = std::max(record.data_wait_ms, of_rank[2] * 1e3);
     tokens += of_rank[3] / mesh_.tensor().size();
+    if (measurement.refresh_seconds) {
+      record.galore_refresh_ms = std::max(record.galore_refresh_ms.value_or(0.0), of_rank[5] * 1e3);
+    }
     record.peak_bytes = std::max(record.peak_bytes, static_cast<int64_t>(of_rank[4]));
   }
   tokens_so_far_ += static_cast<int64_t>(tokens);

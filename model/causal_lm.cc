@@ -12,6 +12,7 @@
 #include "kernels/rms_norm.h"
 #include "model/causal_lm_state.h"
 #include "model/kv_cache.h"
+#include "model/weight_gradient.h"
 
 namespace rankwise {
 
@@ -93,7 +94,8 @@ void CausalLm::backward(ForwardContext& context, GradientReducer& reducer, Strea
     state.blocks[i]->backward(d_columns, wants_input_gradient, saved, context, reducer);
   }
   if (state.embedding.trainable) {
-    embedding_backward(state.embedding.gradient, d, context.ids, state.vocabulary.begin, stream);
+    accumulate_embedding_gradient(state.embedding, d, context.ids, state.vocabulary.begin,
+                                  *state.arena, stream);
     reducer.ready(state.embedding, stream);
   }
 }

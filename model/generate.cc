@@ -51,8 +51,9 @@ std::vector<int32_t> generate(CausalLm& model, const std::vector<int32_t>& promp
                               const GenerateOptions& options, Arena& arena, Stream& stream) {
   RW_ASSERT(!prompt.empty(), "empty prompt");
   const auto scope = arena.scope("kv_cache");
-  KvCache cache(model.config(), model.key_value_heads(), static_cast<int64_t>(prompt.size()) + options.max_new_tokens,
-                model.compute(), arena);
+  KvCache cache(model.config(), model.key_value_heads(),
+                static_cast<int64_t>(prompt.size()) + options.max_new_tokens, model.compute(),
+                arena);
   const Rng rng(options.seed, "generate");
   std::vector<int32_t> out;
   std::vector<int32_t> next = prompt;

@@ -5,6 +5,7 @@
 
 #include "kernels/elementwise.h"
 #include "kernels/matmul.h"
+#include "model/weight_gradient.h"
 #include "parallel/communicator.h"
 
 namespace rankwise {
@@ -74,7 +75,7 @@ void HeadLoss::compute_chunk(ForwardContext& context, const Tensor& sums, int64_
   if (!context.training) return;
   const Tensor dhidden = context.dhidden.rows(begin, end);
   linear_backward_input(dhidden, logits, head_->weight, 0.0f, stream);
-  if (head_->trainable) linear_backward_weight(head_->gradient, logits, hidden, stream);
+  if (head_->trainable) accumulate_weight_gradient(*head_, logits, hidden, stream);
 }
 
 }  // namespace rankwise

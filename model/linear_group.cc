@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "kernels/elementwise.h"
-#include "kernels/matmul.h"
+#include "model/weight_gradient.h"
 
 namespace rankwise {
 namespace {
@@ -129,7 +129,7 @@ void LinearGroup::backward_weights(const Columns& dys, const Tensor& x,
     if (layer.bias() != nullptr && layer.bias()->trainable && adds_bias) {
       bias_backward(layer.bias()->gradient, dy, stream);
     }
-    if (layer.weight().trainable) linear_backward_weight(layer.weight().gradient, dy, x, stream);
+    if (layer.weight().trainable) accumulate_weight_gradient(layer.weight(), dy, x, stream);
     std::vector<Parameter*> done;
     layer.collect_trained_parameters(done);
     for (const Parameter* parameter : done) reducer.ready(*parameter, stream);

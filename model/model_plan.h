@@ -23,6 +23,9 @@ struct ModelPlan {
   std::function<std::unique_ptr<Adapter>(const LinearSite&)> make_adapter;
   // Whether a base tensor ("model.norm.weight") is trained in full. Unset: all frozen.
   std::function<bool(const std::string& name)> is_trained;
+  // Whether a trained matrix of the blocks or the head is held in the compute type like frozen
+  // ones: its optimizer must round updates stochastically (ProjectedOptimizer). Unset: all are F32.
+  std::function<bool(const std::string& name)> stores_bf16;
   bool quantize_nf4 = false;  // every linear of the blocks that is not trained in full
   bool double_quant = true;
   bool shard_base = false;  // the quantised weights are split over the data ranks, too

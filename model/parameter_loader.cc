@@ -99,7 +99,9 @@ Parameter ParameterLoader::dense(const std::string& name, const Shape& shape, Pa
                     name, ranks / spec.copies, ranks));
   }
   const MatrixSlice slice = slice_of(name, shape, spec);
-  const bool exact = parameter.trainable || shape.rank() < 2;
+  const bool rounds_updates =
+      role != ParameterRole::kEmbedding && plan_->stores_bf16 && plan_->stores_bf16(name);
+  const bool exact = shape.rank() < 2 || (parameter.trainable && !rounds_updates);
   const Tensor weight =
       arena_->allocate("weights", exact ? DType::kF32 : plan_->compute,
                        shape.rank() == 2 ? slice.shape() : Shape{slice.shape().dim(0)});

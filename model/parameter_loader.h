@@ -22,8 +22,9 @@ class ParameterLoader {
                   Arena& arena, Stream& stream)
       : source_(&source), plan_(&plan), mesh_(&mesh), arena_(&arena), stream_(&stream) {}
 
-  // Trainable when the plan says so. F32, but a frozen matrix is of the plan's compute type.
-  // ConfigError when a trained tensor would lie on several ranks as copies.
+  // Trainable when the plan says so. F32, but of the plan's compute type when it is a matrix that
+  // is frozen or, unless an embedding, one that plan.stores_bf16. ConfigError when a trained tensor
+  // would lie on several ranks as copies.
   Parameter dense(const std::string& name, const Shape& shape, ParameterRole role,
                   const ShardSpec& spec) const;
   // The same, but held in 4 bits when it is frozen and the source or the plan has it so: codes and

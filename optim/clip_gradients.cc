@@ -16,7 +16,7 @@ ClipResult clip_gradients(std::span<const ParameterGroup> groups, double max_nor
   std::vector<Tensor> sharded;     // this rank's share
   for (const ParameterGroup& group : groups) {
     for (const Parameter* parameter : group.parameters) {
-      const bool is_sharded = parameter->spec.kind == ShardSpec::Kind::kSharded;
+      const bool is_sharded = parameter->gradient_spec().kind == ShardSpec::Kind::kSharded;
       (is_sharded ? sharded : replicated).push_back(parameter->gradient);
     }
   }

@@ -108,16 +108,23 @@ std::vector<std::pair<const Parameter*, int64_t>> ProjectedOptimizer::failed_ref
 
 void ProjectedOptimizer::update(Projected& own, const ParameterGroup& group, double lr,
                                 float gradient_scale, Stream& stream) {
-  const Tensor &weight = own.parameter->dense(), &change = own.surrogate.dense();
-  own.surrogate.gradient = own.parameter->gradient;
+  const Parameter& weight = *own.parameter;
+  const Tensor& change = own.surrogate.dense();
+  own.surrogate.gradient = weight.gradient;
   fill(change, 0.0f, stream);
   const ParameterGroup alone{group.name, {&own.surrogate}};
   own.inner->step({&alone, 1}, lr, gradient_scale, stream);
-  add_back_projection(weight, change, own.projector.projection(),
-                      static_cast<float>(own.projector.options().scale), stream);
-  if (group.weight_decay != 0.0) {
-    scale(weight, static_cast<float>(1.0 - lr * group.weight_decay), stream);
-  }
+  // Decay comes after the update: w = keep (w + change), in one pass.
+  const float keep = static_cast<float>(1.0 - lr * group.weight_decay);
+  const Rng rng(own.projector.options().seed, weight.name + ".rounding",
+                static_cast<uint64_t>(steps_));
+  const MatrixSlice& part = own.projector.part();
+  add_back_projection(weight.dense(), change, own.projector.projection(),
+                      {.alpha = keep * static_cast<float>(own.projector.options().scale),
+                       .keep = keep,
+                       .rng = &rng,
+                       .place = {static_cast<uint64_t>(part.first()), part.in()}},
+                      stream);
 }
 
 void ProjectedOptimizer::step(std::span<const ParameterGroup> groups, double lr,

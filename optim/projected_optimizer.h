@@ -21,9 +21,10 @@ using OptimizerFactory = std::function<std::unique_ptr<Optimizer>(std::span<cons
 
 // The gradient of a projected weight W is R = left^T G right^T (Parameter::gradient). The inner
 // optimizer makes -lr N of it, by a step of zeros of that shape without weight decay; then
-//   W -= scale lr left N right,   W *= 1 - lr wd.
-// Decay is of the whole weight, which must be F32 for it. Weights that are not projected belong to
-// the inner optimizer as they are.
+//   W = (1 - lr wd) (W - scale lr left N right)
+// in one pass, up to a rounding what scaling W afterwards gives. W is F32 or, on CUDA, BF16, which
+// is rounded stochastically by (seed, name, step): alike on all ranks of the data axis, a slice as
+// the whole. Weights that are not projected belong to the inner optimizer as they are, in F32.
 //
 // Before the update of a step in which is_due(), the gradient comes from refresh(), or from another
 // rank that called it, by broadcast(); in other steps from backward, by projection_of().

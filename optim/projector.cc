@@ -11,7 +11,9 @@ namespace rankwise {
 namespace {
 
 constexpr BasisSide kLeft = BasisSide::kLeft, kRight = BasisSide::kRight;
-constexpr int kColdIterations = 3;
+// What reaches 99 % of the energy of the exact subspace on gradients of language models, which
+// between two refreshes turn away from most of an old basis.
+constexpr int kColdIterations = 3, kWarmIterations = 4;
 // Random starts of less than 16 vectors have 8 more, see SubspaceOptions.
 constexpr int64_t kFewVectors = 16, kMoreVectors = 8;
 
@@ -76,11 +78,11 @@ Projector::Projector(const Parameter& weight, const ProjectionOptions& options,
   for (const BasisSide side : {kLeft, kRight}) {
     if (!has_side(options.type, side, part_.whole)) continue;
     const Tensor vectors =
-        arena.allocate("optimizer", DType::kF32, basis_shape(shape, side, rank_));
+        arena.allocate("projections", DType::kF32, basis_shape(shape, side, rank_));
     (side == kLeft ? projection_.left : projection_.right) = vectors;
     randomize(vectors, side, stream);
   }
-  status_ = arena.allocate("optimizer", DType::kF32, {2});
+  status_ = arena.allocate("projections", DType::kF32, {2});
   fill(status_, 0.0f, stream);
 }
 
@@ -132,10 +134,12 @@ void Projector::find_exact(BasisSide side, const Tensor& g, const Tensor& failed
 
 void Projector::find_cold(BasisSide side, const Tensor& g, const Tensor& failed,
                           Stream& stream) const {
-  const SubspaceOptions options{
-      .iterations = kColdIterations, .rotate = true, .sums = sums(side, stream)};
   const int64_t most = std::min(part_.whole.dim(0), part_.whole.dim(1));
   const int64_t vectors = rank_ < kFewVectors ? std::min(rank_ + kMoreVectors, most) : rank_;
+  // (the singular vectors choose the wanted ones of a larger block; without a choice to make they
+  // are not worth it, and those of the smallest values are rounding)
+  const SubspaceOptions options{
+      .iterations = kColdIterations, .rotate = vectors > rank_, .sums = sums(side, stream)};
   if (vectors > rank_) {
     const Tensor block = temporary(basis_shape(g.shape(), side, vectors));
     randomize(block, side, stream);
@@ -163,8 +167,9 @@ void Projector::refresh(const Tensor& g, const Tensor& moment, Stream& stream) c
     }
     if (options_.exact) {
       find_exact(side, g, failed, stream);
-    } else if (found) {
-      subspace_iteration(vectors, side, failed, g, {.sums = sums(side, stream)}, stream);
+    } else if (found && rank_ >= kFewVectors) {
+      subspace_iteration(vectors, side, failed, g,
+                         {.iterations = kWarmIterations, .sums = sums(side, stream)}, stream);
     } else {
       find_cold(side, g, failed, stream);
     }

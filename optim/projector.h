@@ -40,12 +40,14 @@ struct ProjectionOptions {
 class Projector {
  public:
   // `weight` is a matrix, of which no part lies on several ranks. Called by all tensor ranks. Bases
-  // are allocated in the arena under "optimizer", working memory under "workspace".
+  // are allocated in the arena under "projections", working memory under "workspace".
   Projector(const Parameter& weight, const ProjectionOptions& options, const DeviceMesh& mesh,
             Arena& arena, Stream& stream);
 
   const ProjectionOptions& options() const { return options_; }
   const Projection& projection() const { return projection_; }
+  // Of the whole weight, this rank's.
+  const MatrixSlice& part() const { return part_; }
   // Of this rank's projected gradient R, and of all that has its shape. Where the weight is split
   // but R is not, each rank computes a summand of R.
   Shape projected_shape() const { return projection_.projected(part_.shape()); }

@@ -15,8 +15,9 @@ int64_t aligned(int64_t floats) {
 }
 
 Communicator* ranks_that_add(const Parameter& parameter, const DeviceMesh& mesh) {
-  RW_ASSERT(parameter.spec.kind != ShardSpec::Kind::kPartial, "{}", parameter.name);
-  return parameter.spec.kind == ShardSpec::Kind::kSharded ? &mesh.data() : &mesh.world();
+  const ShardSpec::Kind kind = parameter.gradient_spec().kind;
+  RW_ASSERT(kind != ShardSpec::Kind::kPartial, "{}", parameter.name);
+  return kind == ShardSpec::Kind::kSharded ? &mesh.data() : &mesh.world();
 }
 
 }  // namespace
@@ -45,7 +46,7 @@ GradientReducer::GradientReducer(std::span<Parameter* const> parameters, const D
     RW_ASSERT(index_.emplace(parameter, index_.size()).second, "{} twice", parameter->name);
     Communicator* ranks = ranks_that_add(*parameter, mesh);
     const int64_t begin = end;
-    end += aligned(shape_of(parameter->weight).numel());
+    end += aligned(parameter->gradient_shape().numel());
     const bool fits = !buckets_.empty() && buckets_.back().ranks == ranks &&
                       (end - buckets_.back().begin) * 4 <= bucket_bytes;
     if (!fits) {
@@ -62,7 +63,7 @@ GradientReducer::GradientReducer(std::span<Parameter* const> parameters, const D
   }
   flat_ = arena.allocate("gradients", DType::kF32, {end});
   for (size_t i = 0; i < parameters_.size(); ++i) {
-    const Shape& shape = shape_of(parameters_[i]->weight);
+    const Shape shape = parameters_[i]->gradient_shape();
     parameters_[i]->gradient = flat_.rows(offsets[i], offsets[i] + shape.numel()).reshaped(shape);
   }
   for (Bucket& bucket : buckets_) bucket.gradients = flat_.rows(bucket.begin, bucket.end);

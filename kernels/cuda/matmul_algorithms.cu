@@ -42,7 +42,7 @@ Key key_of(const MatmulCall& call) {
     bits = bits * 16 + std::countr_zero(alignment_of(address));
   }
   for (const bool flag : {call.input == DType::kF32, call.output == DType::kF32, call.transpose_a,
-                          call.transpose_b, call.beta == 0.0f}) {
+                          call.transpose_b, call.beta == 0.0f, call.tuned}) {
     bits = bits * 2 + flag;
   }
   return {call.m, call.n, call.k, call.a_stride, call.b_stride, call.c_stride, call.d_stride, bits};
@@ -174,7 +174,7 @@ struct MatmulAlgorithms::Library {
     if (status == CUBLAS_STATUS_NOT_SUPPORTED || count == 0) return;
     check_library(status, "cublasLtMatmulAlgoGetHeuristic");
     plan.algorithm = found[0].algo;
-    if (!tuning || tuned_shapes >= kTunedShapes || is_capturing(stream)) return;
+    if (!tuning || !call.tuned || tuned_shapes >= kTunedShapes || is_capturing(stream)) return;
     const MatmulCall trial = trial_of(call);
     double best = std::numeric_limits<double>::infinity();
     for (const auto& candidate : std::span(found).first(static_cast<size_t>(count))) {

@@ -10,8 +10,8 @@ namespace rankwise::cuda {
 
 // State of a stream. The algorithm of a shape (sizes, strides, types, transposes, alignments) is
 // chosen at its first use and kept: the quickest of the library's proposals, by timing them, or its
-// first proposal when tuning is off, during capture of the stream, or once kTunedShapes are known
-// (sizes that change with every call are not worth the timing).
+// first proposal when the call or the stream is not to be tuned, during capture of the stream, or
+// once kTunedShapes are known (sizes that change with every call are not worth the timing).
 class MatmulAlgorithms {
  public:
   static constexpr int kTunedShapes = 256;

@@ -16,6 +16,7 @@ struct MatmulCall {
   DType output = DType::kF32;  // of C and D
   bool transpose_a = false, transpose_b = false;
   float alpha = 1.0f, beta = 0.0f;
+  bool tuned = true;  // as in MatmulParams
   const void *a = nullptr, *b = nullptr, *c = nullptr;
   void* d = nullptr;
   int64_t a_stride = 0, b_stride = 0, c_stride = 0, d_stride = 0;

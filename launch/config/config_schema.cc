@@ -53,6 +53,30 @@ void visit_adalora(AdaptRule& rule, ConfigVisitor& visitor) {
                real_leaf(adalora.orth_weight, kNotNegativeReal));
 }
 
+void visit_galore(GaLoreSection& galore, ConfigVisitor& visitor) {
+  visitor.leaf({"rank", "of the projected gradients"},
+               integer_leaf(galore.rank, {.min = 1, .max = kMaxRank}));
+  visitor.leaf({"refresh", "steps between two computations of a basis"},
+               integer_leaf(galore.refresh, kAtLeastOne));
+  visitor.leaf({"scale", "of the updates"}, real_leaf(galore.scale, kPositive));
+  visitor.leaf({"projection", "sides of a gradient (out, in); std: the smaller state"},
+               choice_leaf(galore.projection, {{"std", ProjectionType::kStd},
+                                               {"reverse_std", ProjectionType::kReverseStd},
+                                               {"left", ProjectionType::kLeft},
+                                               {"right", ProjectionType::kRight},
+                                               {"full", ProjectionType::kFull}}));
+  visitor.leaf({"exact", "singular value decomposition, not subspace iteration: slow"},
+               flag_leaf(galore.exact));
+  visitor.leaf({"rotate_moments", "take the first moment over into a new basis; optim adamw"},
+               flag_leaf(galore.rotate_moments));
+  visitor.leaf({"weights",
+                "stored type; bf16: half the memory, updates rounded stochastically; "
+                "auto: fp32 on the CPU, with model.compute bf16 bf16"},
+               choice_leaf(galore.weights, {{"auto", GaLoreWeights::kAuto},
+                                            {"fp32", GaLoreWeights::kFp32},
+                                            {"bf16", GaLoreWeights::kBf16}}));
+}
+
 void visit_adapt_rule(AdaptRule& rule, ConfigVisitor& visitor) {
   visitor.leaf({"match",
                 "all-linear, or one or several globs on module names "
@@ -62,6 +86,7 @@ void visit_adapt_rule(AdaptRule& rule, ConfigVisitor& visitor) {
                choice_leaf(rule.method, {{"lora", AdaptMethod::kLora},
                                          {"dora", AdaptMethod::kDora},
                                          {"adalora", AdaptMethod::kAdaLora},
+                                         {"galore", AdaptMethod::kGaLore},
                                          {"full", AdaptMethod::kFull},
                                          {"frozen", AdaptMethod::kFrozen}}));
   const std::string no_adapter = rule.has_adapter() ? "" : "method has no adapter";
@@ -87,6 +112,9 @@ void visit_adapt_rule(AdaptRule& rule, ConfigVisitor& visitor) {
   visitor.section(
       {"adalora", "which singular values stay", false, adalora ? "" : "method is not adalora"},
       [&] { visit_adalora(rule, visitor); });
+  visitor.section({"galore", "subspace of the gradients", false,
+                   rule.method == AdaptMethod::kGaLore ? "" : "method is not galore"},
+                  [&] { visit_galore(rule.galore, visitor); });
 }
 
 void visit_data_source(DataSource& source, ConfigVisitor& visitor) {
@@ -148,9 +176,12 @@ void visit_train(TrainSection& train, ConfigVisitor& visitor) {
 }
 
 void visit_optim(OptimSection& optim, ConfigVisitor& visitor) {
-  visitor.leaf({"name", "adamw: fp32 moments; adamw8bit: 8-bit moments, a quarter of their memory"},
+  visitor.leaf({"name",
+                "adamw: fp32 moments; adamw8bit: 8-bit moments, a quarter of their memory; "
+                "sgd: no moments, or one"},
                choice_leaf(optim.name, {{"adamw", OptimizerName::kAdamW},
-                                        {"adamw8bit", OptimizerName::kAdamW8bit}}));
+                                        {"adamw8bit", OptimizerName::kAdamW8bit},
+                                        {"sgd", OptimizerName::kSgd}}));
   visitor.leaf({"lr", "peak learning rate"}, real_leaf(optim.lr, kPositive));
   visitor.leaf({"schedule", "after the warm-up"},
                choice_leaf(optim.schedule, {{"constant", ScheduleKind::kConstant},
@@ -160,8 +191,15 @@ void visit_optim(OptimSection& optim, ConfigVisitor& visitor) {
                warmup_leaf(optim.warmup));
   visitor.leaf({"min_lr", "learning rate at the end of the schedule"},
                real_leaf(optim.min_lr, kNotNegativeReal));
-  visitor.leaf({"betas", "decay rates of the moments"}, real_pair_leaf(optim.betas, kFraction));
-  visitor.leaf({"eps", "added to the root of the second moment"}, real_leaf(optim.eps, kPositive));
+  const bool is_sgd = optim.name == OptimizerName::kSgd;
+  const std::string of_adamw = is_sgd ? "optim.name is sgd" : "";
+  visitor.leaf({"betas", "decay rates of the moments", false, of_adamw},
+               real_pair_leaf(optim.betas, kFraction));
+  visitor.leaf({"eps", "added to the root of the second moment", false, of_adamw},
+               real_leaf(optim.eps, kPositive));
+  visitor.leaf({"momentum", "share of the last step's direction that is kept; 0: no state", false,
+                is_sgd ? "" : "optim.name is not sgd"},
+               real_leaf(optim.momentum, kFraction));
   visitor.leaf({"weight_decay", "decoupled, as in AdamW"},
                real_leaf(optim.weight_decay, kNotNegativeReal));
   visitor.leaf({"max_grad_norm", "clip gradients to this global norm; 0: never"},

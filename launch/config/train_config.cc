@@ -34,6 +34,11 @@ void check_together(const TrainConfig& config, const ConfigTreeReader& reader) {
                   fmt::format("must be at most adalora.init_rank ({}), got {}", adalora.init_rank,
                               adalora.target_rank));
     }
+    if (rule.method == AdaptMethod::kGaLore && rule.galore.rotate_moments &&
+        config.optim.name != OptimizerName::kAdamW) {
+      reader.fail(fmt::format("adapt.{}.galore.rotate_moments", i),
+                  "rotates the fp32 moment of optim.name: adamw, which this run does not use");
+    }
     if (rule.method == AdaptMethod::kDora && rule.dropout > 0.0) {
       reader.fail(fmt::format("adapt.{}.dropout", i),
                   "method dora makes adapter and base weight one product: dropout must be 0");
@@ -46,10 +51,13 @@ void check_together(const TrainConfig& config, const ConfigTreeReader& reader) {
   const auto is_adalora = [](const AdaptRule& rule) {
     return rule.method == AdaptMethod::kAdaLora;
   };
-  if (config.optim.name == OptimizerName::kAdamW8bit &&
-      std::ranges::any_of(config.adapt, is_adalora)) {
-    reader.fail("optim.name",
-                "adamw8bit does not measure the importance that method adalora needs, use adamw");
+  const auto is_galore = [](const AdaptRule& rule) { return rule.method == AdaptMethod::kGaLore; };
+  if (std::ranges::any_of(config.adapt, is_adalora) &&
+      std::ranges::any_of(config.adapt, is_galore)) {
+    reader.fail("adapt", "rules of method adalora and galore cannot share one run");
+  }
+  if (config.optim.name != OptimizerName::kAdamW && std::ranges::any_of(config.adapt, is_adalora)) {
+    reader.fail("optim.name", "only adamw measures the importance that method adalora needs");
   }
 }
 

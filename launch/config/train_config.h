@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "model/causal_lm.h"
+#include "optim/projector.h"
 #include "optim/schedule.h"
 #include "runtime/data/dataset.h"
 #include "runtime/io/json.h"
@@ -23,9 +24,10 @@ enum class DeviceChoice { kAuto, kCpu, kCuda };
 enum class BaseQuantization { kNone, kNf4 };
 enum class ModelInit { kWeights, kRandom };
 enum class ComputeType { kAuto, kFp32, kBf16 };
-enum class AdaptMethod { kLora, kDora, kAdaLora, kFull, kFrozen };
+enum class AdaptMethod { kLora, kDora, kAdaLora, kGaLore, kFull, kFrozen };
 enum class PromptTemplate { kNone };
-enum class OptimizerName { kAdamW, kAdamW8bit };
+enum class OptimizerName { kAdamW, kAdamW8bit, kSgd };
+enum class GaLoreWeights { kAuto, kFp32, kBf16 };
 
 struct ModelSection {
   std::string path;
@@ -56,6 +58,18 @@ struct AdaLoraSection {
   bool operator==(const AdaLoraSection&) const = default;
 };
 
+// Projection of gradients (ProjectionOptions).
+struct GaLoreSection {
+  int64_t rank = 128;
+  int64_t refresh = 200;  // steps
+  double scale = 0.25;
+  ProjectionType projection = ProjectionType::kStd;
+  bool exact = false;
+  bool rotate_moments = false;
+  GaLoreWeights weights = GaLoreWeights::kAuto;
+  bool operator==(const GaLoreSection&) const = default;
+};
+
 // Which modules train, and how. The first matching rule wins (module_pattern.h).
 struct AdaptRule {
   std::vector<std::string> match = {"all-linear"};  // "all-linear" or globs on HF module names
@@ -69,9 +83,14 @@ struct AdaptRule {
   bool rslora = false;
   double lr_ratio_b = 1.0;  // learning rate of B and magnitudes over that of A (LoRA+)
   AdaLoraSection adalora = {};
+  GaLoreSection galore = {};
 
   bool has_adapter() const {
-    return method != AdaptMethod::kFull && method != AdaptMethod::kFrozen;
+    return method == AdaptMethod::kLora || method == AdaptMethod::kDora ||
+           method == AdaptMethod::kAdaLora;
+  }
+  bool trains_weights() const {
+    return method == AdaptMethod::kFull || method == AdaptMethod::kGaLore;
   }
   bool operator==(const AdaptRule&) const = default;
 };
@@ -107,6 +126,7 @@ struct OptimSection {
   double min_lr = 0.0;
   std::array<double, 2> betas = {0.9, 0.999};
   double eps = 1e-8;
+  double momentum = 0.0;  // of sgd
   double weight_decay = 0.0;
   double max_grad_norm = 1.0;  // 0: no clipping
   bool operator==(const OptimSection&) const = default;

@@ -109,9 +109,17 @@ void BenchOptions::add_to(CLI::App& app) {
   add_choice<AdaptMethod>(app, "--method", shape.method,
                           {{"lora", AdaptMethod::kLora},
                            {"dora", AdaptMethod::kDora},
-                           {"adalora", AdaptMethod::kAdaLora}},
-                          "adapters of the step");
-  app.add_option("--rank", shape.lora_rank, "of the adapters")->check(CLI::PositiveNumber);
+                           {"adalora", AdaptMethod::kAdaLora},
+                           {"galore", AdaptMethod::kGaLore},
+                           {"full", AdaptMethod::kFull}},
+                          "what the step trains; galore and full need --quant none");
+  add_choice<OptimizerName>(app, "--optimizer", shape.optimizer,
+                            {{"adamw", OptimizerName::kAdamW},
+                             {"adamw8bit", OptimizerName::kAdamW8bit},
+                             {"sgd", OptimizerName::kSgd}},
+                            "of the step");
+  app.add_option("--rank", shape.lora_rank, "of the adapters, or of projected gradients")
+      ->check(CLI::PositiveNumber);
   add_quant_option(app, shape.quantize_nf4, "base weights of the step");
   app.add_option("--tensor", shape.tensor, "of the ranks of a step, those that share the model")
       ->check(CLI::PositiveNumber);
@@ -181,6 +189,8 @@ Json to_json(const BenchmarkRow& row) {
           {"ceiling", row.ceiling > 0.0 ? Json(row.ceiling) : Json()},
           {"microseconds", row.microseconds},
           {"tokens_per_s", or_null(row.tokens_per_s)},
+          {"refresh_seconds", or_null(row.refresh_seconds)},
+          {"first_refresh_seconds", or_null(row.first_refresh_seconds)},
           {"peak_bytes", or_null(row.peak_bytes)},
           {"wire_bytes", or_null(row.wire_bytes)}};
 }

@@ -27,7 +27,14 @@ inline std::vector<std::vector<std::string>> other_methods() {
   for (auto& method : methods) {
     method.insert(method.begin(), {"adapt.0.from=null", "train.steps=12"});
   }
+  // Three refreshes of every basis.
+  methods.push_back({"adapt.0={method: galore, galore: {rank: 12, refresh: 5}}", "train.steps=12"});
   return methods;
+}
+
+inline bool trains_weights(const std::vector<std::string>& method) {
+  return std::ranges::find(method, "adapt.0={method: galore, galore: {rank: 12, refresh: 5}}") !=
+         method.end();
 }
 
 class GoldenLayouts {

@@ -100,11 +100,11 @@ TEST(Projection, OfADenseGradientAndTheWayBackFollowTheirFormulas) {
         expect_same_matrix(r, reference(g, p, false), "projected");
         const Tensor wide = rig.memory.normal({out, in + 3});
         const Tensor before = rig.memory.copy_of(wide), w = wide.columns(1, in + 1);
-        add_back_projection(w, r, p, -0.25f, rig.stream);
+        add_back_projection(w, r, p, {.alpha = -0.25f, .keep = 0.875f}, rig.stream);
         std::vector<double> expected = reference(r, p, true);
         for (int64_t i = 0; i < w.numel(); ++i) {
           double& value = expected[static_cast<size_t>(i)];
-          value = at(before, i / in, i % in + 1) - 0.25 * value;
+          value = 0.875 * at(before, i / in, i % in + 1) - 0.25 * value;
         }
         expect_same_matrix(w, expected, "back");
         for (int64_t row = 0; row < out; ++row) {
@@ -146,14 +146,14 @@ TEST(Projection, OfAWorkedExampleLeavesTheWeakerDirection) {
   const Tensor r = rig.memory.poisoned({1, 3});
   project(r, g, p, rig.stream);
   expect_close(r, std::array{3.0, 0.0, 0.0}, 1e-6, 0.0);
-  add_back_projection(g, r, p, -1.0f, rig.stream);
+  add_back_projection(g, r, p, {.alpha = -1.0f}, rig.stream);
   EXPECT_NEAR(std::sqrt(testing::weighted_sum(g, g)), 1.0, 1e-6);
   // The first step of AdamW without scaled eps: lr .01, scale .25, eps 1e-6, betas .9 and .999.
   const double m = 0.1 * 3.0, root = std::sqrt(0.001) * 3.0;
   const double step = 0.01 * std::sqrt(0.001) / 0.1;
   const Tensor n = rig.memory.of<float>({1, 3}, {static_cast<float>(m / (root + 1e-6)), 0, 0});
   const Tensor w = rig.memory.zeros({2, 3});
-  add_back_projection(w, n, p, static_cast<float>(-0.25 * step), rig.stream);
+  add_back_projection(w, n, p, {.alpha = static_cast<float>(-0.25 * step)}, rig.stream);
   expect_close(w, std::array{-0.00149998, 0.0, 0.0, -0.00199998, 0.0, 0.0}, 1e-8, 0.0);
 }
 
@@ -164,6 +164,33 @@ TEST(Projection, NoTokensAddNothing) {
   projected_backward_weight(r, rig.memory.zeros({0, kOut}), rig.memory.zeros({0, kIn}), p,
                             rig.stream);
   expect_identical(r, before);
+}
+
+// A weight of 90 MB: copies of the factor and of n in BF16, and 1024 rows of the update.
+TEST(Projection, TheWayBackToBf16TakesScratchForABlockOfRows) {
+  constexpr Device kGpu{DeviceKind::kCuda, 0};
+  constexpr int64_t kMany = 11008, kWidth = 4096, kRank = 1024;
+  const auto scratch = [&](DType type) {
+    Stream stream(kGpu, Stream::Mode::kMeasure);
+    const Projection p{.left = {}, .right = Tensor(nullptr, DType::kF32, {kRank, kWidth}, kGpu)};
+    const Rng rng(1, "w");
+    add_back_projection(Tensor(nullptr, type, {kMany, kWidth}, kGpu),
+                        Tensor(nullptr, DType::kF32, {kMany, kRank}, kGpu), p,
+                        {.rng = &rng, .place = {0, kWidth}}, stream);
+    return static_cast<int64_t>(stream.scratch_peak_bytes());
+  };
+  EXPECT_EQ(scratch(DType::kBF16) - scratch(DType::kF32),
+            2 * kRank * (kWidth + kMany) + (int64_t{16} << 20));
+}
+
+TEST(ProjectionDeathTest, Bf16NeedsRandomBitsAndAPlace) {
+  constexpr Device kGpu{DeviceKind::kCuda, 0};
+  Stream stream(kGpu, Stream::Mode::kMeasure);
+  const Tensor w(nullptr, DType::kBF16, {4, 6}, kGpu), n(nullptr, DType::kF32, {2, 6}, kGpu);
+  const Projection p{.left = Tensor(nullptr, DType::kF32, {4, 2}, kGpu), .right = {}};
+  const Rng rng(1, "w");
+  EXPECT_DEATH(add_back_projection(w, n, p, {.place = {0, 6}}, stream), "no random bits for BF16");
+  EXPECT_DEATH(add_back_projection(w, n, p, {.rng = &rng, .place = {0, 5}}, stream), "no place");
 }
 
 TEST(ProjectionDeathTest, WrongShapesAreCallerErrors) {

@@ -190,5 +190,29 @@ TEST(CausalLmMemory, BlocksBelowTheFirstTrainedOneKeepNothing) {
             activation_peak(one, testing::with_lora({.rank = 2})));
 }
 
+// On a GPU that is not there: nothing is read.
+TEST(CausalLmMemory, TrainedMatricesAreOfTheComputeTypeWhereThePlanStoresThemSo) {
+  const std::string exact = "model.layers.1.mlp.up_proj.weight";
+  for (const bool tied : {false, true}) {
+    const ModelConfig config = tiny_config({{"tie_word_embeddings", tied}});
+    RigOptions options = testing::with_all_trained();
+    options.device = {DeviceKind::kCuda, 0};
+    options.arena_mode = Arena::Mode::kMeasure;
+    options.plan.compute = DType::kBF16;
+    options.plan.stores_bf16 = [&](const std::string& name) { return name != exact; };
+    TrainingRig rig(config, *make_random_weights(config, kWeightSeed), options);
+    int stored = 0;
+    for (const Parameter* parameter : rig.trained()) {
+      const bool is_exact = parameter->dense().rank() == 1 || parameter->name == exact ||
+                            parameter->role == ParameterRole::kEmbedding;
+      EXPECT_EQ(parameter->dense().dtype(), is_exact ? DType::kF32 : DType::kBF16)
+          << parameter->name;
+      EXPECT_EQ(parameter->gradient.dtype(), DType::kF32);
+      stored += is_exact ? 0 : 1;
+    }
+    EXPECT_EQ(stored, tied ? 13 : 14);
+  }
+}
+
 }  // namespace
 }  // namespace rankwise

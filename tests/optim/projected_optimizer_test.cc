@@ -103,6 +103,20 @@ TEST(ProjectedOptimizer, WeightDecayIsThatOfTheWholeWeight) {
   }
 }
 
+TEST(ProjectedOptimizer, WeightDecayComesAfterTheUpdate) {
+  const auto updated = [](double weight_decay) {
+    ProjectedTraining training(*kAlone);
+    Parameter& p = training.add("w", {5, 9});
+    training.start<AdamW>({.rank = 2}, AdamWOptions());
+    training.groups()[0].weight_decay = weight_decay;
+    training.give(p, random_values({5, 9}, 3));
+    training.step(0.5);
+    return values_of(p.dense());
+  };
+  const std::vector<float> decayed = updated(0.25), expected = updated(0.0);
+  for (size_t i = 0; i < 45; ++i) EXPECT_NEAR(decayed[i], 0.875 * expected[i], 1e-6);
+}
+
 TEST(ProjectedOptimizer, MomentsBelongToTheBasis) {
   const auto run = [](bool negate_basis, bool negate_moment) {
     ProjectedTraining training(*kAlone);

@@ -155,7 +155,7 @@ TEST(Projector, RotatesMomentsIntoTheNewBasis) {
     projector.refresh(rig.memory.normal(shape), {}, rig.stream);
     const Tensor moment = rig.memory.normal(projector.projected_shape());
     const Tensor back = rig.memory.zeros(shape), expected = rig.memory.zeros(moment.shape());
-    add_back_projection(back, moment, projector.projection(), 1.0f, rig.stream);
+    add_back_projection(back, moment, projector.projection(), {}, rig.stream);
     projector.refresh(rig.memory.normal(shape), moment, rig.stream);
     projector.project(expected, back, rig.stream);
     for (size_t i = 0; i < values_of(moment).size(); ++i) {
