@@ -23,6 +23,16 @@ std::string_view name_of(AdapterMethod method) {
   return method == AdapterMethod::kAdaLora ? "adalora" : "lora";
 }
 
+// Matrices of one layer are refreshed in the same step, layers in turn, what lies in no layer at
+// last.
+int64_t refresh_offset(const std::string& name, int64_t refresh, int64_t layers) {
+  constexpr std::string_view kLayers = ".layers.";
+  const size_t place = name.find(kLayers);
+  const int64_t layer =
+      place == std::string::npos ? layers : std::stoll(name.substr(place + kLayers.size()));
+  return layer * refresh / (layers + 1);
+}
+
 bool is_matrix(ParameterRole role) {
   return role == ParameterRole::kLinear || role == ParameterRole::kHead ||
          role == ParameterRole::kEmbedding;
@@ -34,7 +44,8 @@ std::string joined(const std::vector<std::string>& patterns) {
 
 }  // namespace
 
-Adaptation::Adaptation(const TrainConfig& config, const ModelConfig& model) : config_(&config) {
+Adaptation::Adaptation(const TrainConfig& config, const ModelConfig& model)
+    : config_(&config), layers_(model.num_hidden_layers) {
   for (const AdaptRule& rule : config.adapt) {
     rules_.push_back({&rule, {}});
     if (rule.from) rules_.back().start = read_peft_config(*rule.from);
@@ -269,8 +280,7 @@ bool Adaptation::projects() const {
 }
 
 ProjectionRule Adaptation::projection_rule() const {
-  return [this, next = int64_t{0}](
-             const Parameter& parameter) mutable -> std::optional<ProjectionOptions> {
+  return [this](const Parameter& parameter) -> std::optional<ProjectionOptions> {
     if (!is_matrix(parameter.role)) return std::nullopt;
     const Rule* rule = rule_of(module_of(parameter.name));
     if (rule == nullptr || rule->options->method != AdaptMethod::kGaLore) return std::nullopt;
@@ -278,7 +288,7 @@ ProjectionRule Adaptation::projection_rule() const {
     return ProjectionOptions{.type = galore.projection,
                              .rank = galore.rank,
                              .refresh = galore.refresh,
-                             .offset = next++ % galore.refresh,
+                             .offset = refresh_offset(parameter.name, galore.refresh, layers_),
                              .scale = galore.scale,
                              .exact = galore.exact,
                              .rotate_moments = galore.rotate_moments,

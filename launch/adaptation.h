@@ -64,6 +64,7 @@ class Adaptation {
   bool stores_bf16(const Rule& rule, DType compute) const;
 
   const TrainConfig* config_;
+  int64_t layers_;
   std::vector<Rule> rules_;
   std::map<std::string, size_t> rule_of_module_;  // modules no rule matches are absent: frozen
   std::optional<AdaLoraSection> adalora_;

@@ -20,7 +20,7 @@ namespace {
 constexpr double kMostReplayedFlops = 1e13;
 
 // For gradients of whole weights that are refreshed together.
-constexpr int64_t kWholeGradientBytes = 512 << 20;
+constexpr int64_t kWholeGradientBytes = 1 << 30;
 
 double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

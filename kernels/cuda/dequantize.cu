@@ -21,6 +21,7 @@ constexpr int kGroup = 8;      // codes in four bytes, values in one or two 16-b
 constexpr int kGroupsPerThread = 4;
 constexpr uint32_t kNestedBlock = QuantizedTensor::kNestedBlock;
 constexpr int kTile = kThreads * kGroupsPerThread;
+constexpr int kWarpGroups = 32 * kGroupsPerThread;
 
 struct Values {
   float of_code[16];
@@ -58,12 +59,11 @@ class Divisor {
 
 struct Groups {
   uint32_t count;
-  uint32_t per_row;
   Divisor by_row;
-  uint64_t first;     // place of the first
-  uint32_t left_out;  // of the whole matrix, between the rows of a slice of columns
-  int block_shift;    // log2 of the groups in a block
-  int64_t row_stride;
+  uint64_t first;            // place of the first
+  uint32_t left_out;         // of the whole matrix, between the rows of a slice of columns
+  int block_shift;           // log2 of the groups in a block
+  int64_t row_gap;           // elements between the rows of the output
   const float* row_factors;  // null: ones
 };
 
@@ -79,9 +79,63 @@ __device__ void store_group(bf16* to, const float (&x)[kGroup]) {
   *reinterpret_cast<Pack<__nv_bfloat162, 4>*>(to) = pack;
 }
 
-// One tile per block. A lane holds one of the 16 values, twice per warp, so that a lookup is a
-// shuffle that needs only the low four bits of its index right: no masking, no bank conflicts. Past
-// the end the last group is decoded again, not stored. kByRow: a slice of columns or row factors.
+// The values of a group; `value` of a lane is that of code lane % 16, so that a lookup is a shuffle
+// that needs only the low four bits of its index right: no masking, no bank conflicts.
+__device__ void decode_group(float (&x)[kGroup], uint32_t packed, float value, float scale) {
+#pragma unroll
+  for (int i = 0; i < kGroup; ++i) {  // the even element lies in the high nibble
+    const uint32_t lane = packed >> (i % 2 == 0 ? 4 * i + 4 : 4 * i - 4);
+    x[i] = __fmul_rn(__shfl_sync(0xffffffffu, value, static_cast<int>(lane)), scale);
+  }
+}
+
+template <class T>
+__device__ void store_in_row(T* out, const Groups& groups, uint32_t group,
+                             const float (&x)[kGroup]) {
+  if (group >= groups.count) return;
+  const int64_t gaps = groups.by_row.quotient(group) * groups.row_gap;
+  store_group(out + int64_t{group} * kGroup + gaps, x);
+}
+
+// Rows that are whole blocks: a warp decodes groups side by side, and each lane makes the scale of
+// one of their blocks, at most 32. Past the end the last group is decoded again, not stored.
+template <class T, bool kNested>
+__global__ void __launch_bounds__(kThreads)
+    decode_blocks(T* out, const uint32_t* codes, Scales scales,
+                  const __grid_constant__ Values values, Groups groups) {
+  const uint32_t lane = threadIdx.x % 32, last = groups.count - 1;
+  const uint32_t begin = blockIdx.x * kTile + threadIdx.x / 32 * kWarpGroups;
+  if (begin > last) return;
+  uint32_t packed[kGroupsPerThread];
+#pragma unroll
+  for (int k = 0; k < kGroupsPerThread; ++k) {
+    packed[k] = __ldcs(codes + min(begin + k * 32 + lane, last));
+  }
+  const int shift = min(groups.block_shift, std::countr_zero(unsigned{kWarpGroups}));
+  const uint32_t own = min(begin + min(lane << shift, kWarpGroups - 1), last);
+  const uint32_t row = groups.by_row.quotient(own);
+  const uint64_t place = groups.first + own + uint64_t{row} * groups.left_out;
+  const uint64_t block = place >> groups.block_shift;
+  float scale;
+  if constexpr (kNested) {
+    scale = nested_scale(__ldg(scales.map + __ldg(scales.codes + block)),
+                         __ldg(scales.nested + block / kNestedBlock), scales.offset);
+  } else {
+    scale = __ldg(scales.plain + block);
+  }
+  if (groups.row_factors != nullptr) scale *= __ldg(groups.row_factors + row);
+  const float value = values.of_code[lane % 16];
+#pragma unroll
+  for (int k = 0; k < kGroupsPerThread; ++k) {
+    const uint32_t within = k * 32 + lane;
+    float x[kGroup];
+    decode_group(x, packed[k], value, __shfl_sync(0xffffffffu, scale, within >> shift));
+    store_in_row(out, groups, begin + within, x);
+  }
+}
+
+// Rows and slices that cut blocks, one tile per thread block. Past the end the last group is
+// decoded again, not stored. kByRow: a slice of columns or row factors.
 template <class T, bool kNested, bool kByRow>
 __global__ void __launch_bounds__(kThreads)
     decode_groups(T* out, const uint32_t* codes, Scales scales,
@@ -123,16 +177,8 @@ __global__ void __launch_bounds__(kThreads)
   for (int k = 0; k < kGroupsPerThread; ++k) {
     if constexpr (kByRow) scale[k] *= factor[k];
     float x[kGroup];
-#pragma unroll
-    for (int i = 0; i < kGroup; ++i) {  // the even element lies in the high nibble
-      const uint32_t lane = packed[k] >> (i % 2 == 0 ? 4 * i + 4 : 4 * i - 4);
-      x[i] = __fmul_rn(__shfl_sync(0xffffffffu, value, static_cast<int>(lane)), scale[k]);
-    }
-    const uint32_t group = first + k * kThreads;
-    if (group >= groups.count) continue;
-    const uint32_t row = groups.by_row.quotient(group);
-    const uint32_t column = (group - row * groups.per_row) * kGroup;
-    store_group(out + row * groups.row_stride + column, x);
+    decode_group(x, packed[k], value, scale[k]);
+    store_in_row(out, groups, first + k * kThreads, x);
   }
 }
 
@@ -218,6 +264,12 @@ bool in_groups(const T* out, int64_t row_stride, const QuantizedTensor& q, int64
          elements / kGroup < (int64_t{1} << 31) - kTile;
 }
 
+// Of q in groups.
+bool in_blocks(const QuantizedTensor& q) {
+  return q.shape.dim(1) % q.block_size == 0 && q.first % q.block_size == 0 &&
+         q.whole_in() % q.block_size == 0 && q.block_size * 32 >= kWarpGroups * kGroup;
+}
+
 // row_factors: from row `begin` on, or null.
 template <class T>
 void decode(T* out, int64_t row_stride, const QuantizedTensor& q, int64_t begin, int64_t end,
@@ -228,19 +280,18 @@ void decode(T* out, int64_t row_stride, const QuantizedTensor& q, int64_t begin,
   const int64_t count = (end - begin) * width;
   const auto* codes = q.codes.data<uint8_t>();
   if (in_groups(out, row_stride, q, count)) {
-    const auto per_row = static_cast<uint32_t>(width / kGroup);
     const Groups groups{static_cast<uint32_t>(count / kGroup),
-                        per_row,
-                        Divisor(per_row),
+                        Divisor(static_cast<uint32_t>(width / kGroup)),
                         static_cast<uint64_t>(first / kGroup),
                         static_cast<uint32_t>((q.whole_in() - width) / kGroup),
                         std::countr_zero(static_cast<uint64_t>(q.block_size / kGroup)),
-                        row_stride,
+                        row_stride - width,
                         row_factors};
     const auto tiles = static_cast<unsigned>(ceil_div(groups.count, kTile));
     const auto* words = reinterpret_cast<const uint32_t*>(codes) + first_code / kGroup;
     const auto kernel =
-        groups.left_out > 0 || row_factors != nullptr
+        in_blocks(q) ? (q.nested() ? decode_blocks<T, true> : decode_blocks<T, false>)
+        : groups.left_out > 0 || row_factors != nullptr
             ? (q.nested() ? decode_groups<T, true, true> : decode_groups<T, false, true>)
             : (q.nested() ? decode_groups<T, true, false> : decode_groups<T, false, false>);
     kernel<<<tiles, kThreads, 0, native(stream)>>>(out, words, scales_of(q), nf4_table(), groups);

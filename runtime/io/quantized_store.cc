@@ -112,7 +112,10 @@ class StoreWeights final : public WeightSource {
 
   const Entry& dense(std::string_view name) const {
     const Entry& entry = at(name);
-    if (entry.scheme) throw error(name, "is quantised, where a dense tensor is expected");
+    if (entry.scheme)
+      throw error(name,
+                  "is quantised, where a dense tensor is expected; codes take no updates: to "
+                  "train it, give the folder of the original weights");
     return entry;
   }
 

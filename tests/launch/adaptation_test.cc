@@ -89,6 +89,59 @@ TEST(Adaptation, TheMethodOfAStartingPointIsThatOfItsRule) {
                 "holds an adapter of method lora, the rule has method dora");
 }
 
+TEST(Adaptation, NothingThatTrainsIsQuantised) {
+  const auto refusal_of = [](const std::string& rules) {
+    return error_of<ConfigError>([&] {
+      TrainConfig config = config_with(rules);
+      config.model.quant = BaseQuantization::kNf4;
+      Adaptation(config, tiny_config());
+    });
+  };
+  EXPECT_EQ(refusal_of("[{method: galore}]"),
+            "model.quant: nf4 is for frozen weights, as codes take no updates, but method galore "
+            "under adapt trains every linear layer; set model.quant: none, or freeze layers or "
+            "give them adapters");
+  RW_EXPECT_HAS(refusal_of("[{match: '*', method: full}]"), "method full under adapt trains every");
+  EXPECT_EQ(refusal_of("[{match: ['*.q_proj', lm_head], method: galore}, {match: all-linear}]"),
+            "");
+}
+
+TEST(Adaptation, ProjectsMatricesLayerByLayer) {
+  const TrainConfig config = config_with(
+      "[{match: '*.q_proj'}, {match: '*', method: galore, galore: {rank: 3, refresh: 30}}]");
+  const Adaptation adaptation(config, tiny_config());
+  const ProjectionRule rule = adaptation.projection_rule();
+  const auto options = [&](const std::string& name, ParameterRole role) {
+    Parameter parameter;
+    parameter.name = name;
+    parameter.role = role;
+    return rule(parameter);
+  };
+  const int64_t layers = tiny_config().num_hidden_layers;
+  const auto first = options("model.layers.0.mlp.up_proj.weight", ParameterRole::kLinear);
+  const auto second = options("model.layers.1.self_attn.k_proj.weight", ParameterRole::kLinear);
+  const auto head = options("lm_head.weight", ParameterRole::kHead);
+  ASSERT_TRUE(first && second && head);
+  EXPECT_EQ(first->rank, 3);
+  EXPECT_EQ(first->offset, 0);
+  EXPECT_EQ(second->offset, 30 / (layers + 1));
+  EXPECT_EQ(head->offset, layers * 30 / (layers + 1));
+  EXPECT_TRUE(options("model.embed_tokens.weight", ParameterRole::kEmbedding));
+  EXPECT_FALSE(options("model.norm.weight", ParameterRole::kNorm));
+  EXPECT_FALSE(options("model.layers.0.self_attn.q_proj.weight", ParameterRole::kLinear));
+}
+
+TEST(Adaptation, WeightsInBf16NeedThatComputeType) {
+  const TrainConfig config = config_with("[{method: galore, galore: {weights: bf16}}]");
+  const Adaptation adaptation(config, tiny_config());
+  Arena arena;
+  Stream stream;
+  const ModelPlan plan = adaptation.plan(arena, stream);
+  EXPECT_EQ(
+      error_of<ConfigError>([&] { plan.stores_bf16("model.layers.0.self_attn.q_proj.weight"); }),
+      "adapt.0.galore.weights: bf16 needs model.compute: bf16");
+}
+
 TEST(Adaptation, KeysOfOtherMethodsHaveNoUse) {
   const auto unused = [](const std::string& rule) {
     return error_of<ConfigError>([&] { config_with("[{" + rule + "}]"); });

@@ -186,8 +186,8 @@ TEST(TrainConfig, UnknownKeysAreRefusedWithPlaceAndNearestName) {
 
 TEST(TrainConfig, OptionsOfLaterVersionsAreRefusedNotIgnored) {
   for (const char* option :
-       {"adapt.0.method=qalora", "model.quant=int4", "model.compute=fp8",
-        "device=rocm", "optim.name=sgd", "data.template=chatml", "data.train.0.format=sharegpt"}) {
+       {"adapt.0.method=qalora", "model.quant=int4", "model.compute=fp8", "device=rocm",
+        "optim.name=sgd", "data.template=chatml", "data.train.0.format=sharegpt"}) {
     const std::string message = refusal(kMinimal, {option});
     EXPECT_NE(message.find("is not available in this version"), std::string::npos)
         << option << " -> " << message;
@@ -305,7 +305,17 @@ TEST(TrainConfig, RulesBetweenKeysNameThePlace) {
   EXPECT_EQ(refusal(kMinimal, {"optim.name=adamw8bit"}), "");
   EXPECT_EQ(refusal(kMinimal, {"optim.name=adamw8bit", "adapt.0.method=adalora"}),
             "command line: optim.name: only adamw measures the importance that method "
-            "adalora needs, use adamw");
+            "adalora needs");
+  EXPECT_EQ(refusal(kMinimal, {"optim.name=sgd", "optim.momentum=0.9"}), "");
+  RW_EXPECT_HAS(refusal(kMinimal, {"optim.momentum=0.9"}), "optim.name is not sgd");
+  RW_EXPECT_HAS(refusal(kMinimal, {"optim.name=sgd", "optim.eps=1e-6"}), "optim.name is sgd");
+  const std::string galore = "adapt=[{method: galore, galore: {rotate_moments: true}}]";
+  EXPECT_EQ(refusal(kMinimal, {galore}), "");
+  EXPECT_EQ(refusal(kMinimal, {galore, "optim.name=adamw8bit"}),
+            "command line: adapt.0.galore.rotate_moments: rotates the fp32 moment of optim.name: "
+            "adamw, which this run does not use");
+  EXPECT_EQ(refusal(kMinimal, {"adapt=[{match: a, method: adalora}, {method: galore}]"}),
+            "command line: adapt: rules of method adalora and galore cannot share one run");
 }
 
 TEST(TrainConfig, RootMustHoldSections) {

@@ -103,7 +103,7 @@ TEST_F(QuantizedStore, MessagesNameStoreAndTensor) {
                 path_ + ": tensor 'x': not in the store");
   const Tensor out(nullptr, DType::kF32, Shape{333, 67});
   RW_EXPECT_HAS(error_of<FormatError>([&] { source->read("plain.weight", out); }),
-                "is quantised, where a dense tensor is expected");
+                "is quantised, where a dense tensor is expected; codes take no updates");
   RW_EXPECT_HAS(error_of<FormatError>([&] { source->read("norm.weight", out); }),
                 "shape (3) where (333, 67) is expected");
 }
