@@ -187,7 +187,7 @@ TEST(TrainConfig, UnknownKeysAreRefusedWithPlaceAndNearestName) {
 TEST(TrainConfig, OptionsOfLaterVersionsAreRefusedNotIgnored) {
   for (const char* option :
        {"adapt.0.method=qalora", "model.quant=int4", "model.compute=fp8", "device=rocm",
-        "optim.name=sgd", "data.template=chatml", "data.train.0.format=sharegpt"}) {
+        "optim.name=lion", "data.template=chatml", "data.train.0.format=sharegpt"}) {
     const std::string message = refusal(kMinimal, {option});
     EXPECT_NE(message.find("is not available in this version"), std::string::npos)
         << option << " -> " << message;
