@@ -22,6 +22,7 @@ constexpr int kGroupsPerThread = 4;
 constexpr uint32_t kNestedBlock = QuantizedTensor::kNestedBlock;
 constexpr int kTile = kThreads * kGroupsPerThread;
 constexpr int kWarpGroups = 32 * kGroupsPerThread;
+constexpr int kWarpShift = std::countr_zero(unsigned{kWarpGroups});
 
 struct Values {
   float of_code[16];
@@ -72,11 +73,15 @@ __device__ void store_group(float* to, const float (&x)[kGroup]) {
   packs[0] = make_float4(x[0], x[1], x[2], x[3]);
   packs[1] = make_float4(x[4], x[5], x[6], x[7]);
 }
+// As one access: the compiler would take a pack of pairs apart into its elements.
 __device__ void store_group(bf16* to, const float (&x)[kGroup]) {
-  Pack<__nv_bfloat162, 4> pack;
+  uint32_t pairs[4];
 #pragma unroll
-  for (int i = 0; i < 4; ++i) pack.v[i] = __floats2bfloat162_rn(x[2 * i], x[2 * i + 1]);
-  *reinterpret_cast<Pack<__nv_bfloat162, 4>*>(to) = pack;
+  for (int i = 0; i < 4; ++i) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(x[2 * i], x[2 * i + 1]);
+    pairs[i] = *reinterpret_cast<const uint32_t*>(&pair);
+  }
+  *reinterpret_cast<uint4*>(to) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
 }
 
 // The values of a group; `value` of a lane is that of code lane % 16, so that a lookup is a shuffle
@@ -111,7 +116,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int k = 0; k < kGroupsPerThread; ++k) {
     packed[k] = __ldcs(codes + min(begin + k * 32 + lane, last));
   }
-  const int shift = min(groups.block_shift, std::countr_zero(unsigned{kWarpGroups}));
+  const int shift = min(groups.block_shift, kWarpShift);
   const uint32_t own = min(begin + min(lane << shift, kWarpGroups - 1), last);
   const uint32_t row = groups.by_row.quotient(own);
   const uint64_t place = groups.first + own + uint64_t{row} * groups.left_out;

@@ -116,7 +116,8 @@ struct TurnedBack {
 };
 
 struct BackShape {
-  int64_t tokens, half, chunk_rows;
+  int64_t tokens, chunk_rows;
+  unsigned half;
   unsigned q_tiles;  // tiles are of the low halves of the heads, side by side; those of k follow
 };
 
@@ -131,18 +132,20 @@ __global__ void __launch_bounds__(kSumThreads, 3)
   const TurnedBack<T> own = is_k ? k : q;
   const SumPlace<N> place(is_k ? blockIdx.x - shape.q_tiles : blockIdx.x, shape.tokens,
                           shape.chunk_rows);
-  const int64_t half = shape.half;
+  const unsigned half = shape.half;
+  const auto before = [&](int64_t column) {  // low halves of the heads before this
+    return static_cast<unsigned>(column) / half * half;
+  };
   Pack<float, N> low_sum = {}, high_sum = {};
   if (place.column < own.width / 2) {
-    const int64_t before = place.column / half * half;  // low halves of the heads before this
-    const int64_t column = place.column + before;
+    const int64_t column = place.column + before(place.column);
     const Pack<float, N> low_bias = load_or_zeros<N>(own.bias, column);
     const Pack<float, N> high_bias = load_or_zeros<N>(own.bias, column + half);
 #pragma unroll 1
     for (int64_t t = place.begin; t < place.end; t += kSumWarps) {
       T* const dx = own.dx[t] + column;
       const T* const x = own.x[t] + column;
-      const int64_t angle = t * half + place.column - before;
+      const int64_t angle = t * half + static_cast<unsigned>(place.column) % half;
       Pack<T, N> dlow = load_pack<N>(dx), dhigh = load_pack<N>(dx + half);
       const Pack<T, N> low = load_pack<N>(x), high = load_pack<N>(x + half);
       const Pack<float, N> c = load_pack<N>(cos + angle), s = load_pack<N>(sin + angle);
@@ -162,7 +165,7 @@ __global__ void __launch_bounds__(kSumThreads, 3)
   float* const out = partial + blockIdx.y * (q.width + k.width) + (is_k ? q.width : 0);
   const auto write = [&](int c, float total, int64_t offset) {
     const int64_t column = place.first + c;
-    if (column < own.width / 2) out[column + column / half * half + offset] = total;
+    if (column < own.width / 2) out[column + before(column) + offset] = total;
   };
   add_warps<N>(low_sum, of_warp, [&](int c, float total) { write(c, total, 0); });
   add_warps<N>(high_sum, of_warp, [&](int c, float total) { write(c, total, half); });
@@ -194,7 +197,7 @@ void turn_all_back_with_dots(const Tensor& dq, const Tensor& dk, const Tensor& c
                         fits_packs(forward.q_dots, kPack) && fits_packs(forward.k_dots, kPack);
     with_pack<kPack>(packed, [&]<int N>(Constant<N>) {
       const dim3 grid(static_cast<unsigned>(tiles(N)), static_cast<unsigned>(chunks.count));
-      const BackShape shape{tokens, half, chunks.size,
+      const BackShape shape{tokens, chunks.size, static_cast<unsigned>(half),
                             static_cast<unsigned>(sum_tiles(q.width / 2, N))};
       turn_back_with_dots<T, N><<<grid, kSumThreads, 0, native(stream)>>>(
           partial, q, k, address<float>(cos), address<float>(sin), shape);

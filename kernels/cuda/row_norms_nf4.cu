@@ -33,7 +33,7 @@ using Pairs = uint32_t[256][32];
 
 struct Problem {
   const uint8_t* codes;
-  const float* plain_scales;  // or, when nested:
+  const float* plain_scales;  // by block, entries before `absent` do not exist; or, when nested:
   const uint8_t* scale_codes;
   const float* map;
   const float* nested;
@@ -70,38 +70,42 @@ struct Slab {
   uint32_t scale_code[2];
 };
 
-// The rows of a thread; differences of neighbours fit 32 bits.
+// The rows of a thread.
 struct ThreadRows {
-  const uint2* codes;       // of the first row
-  int offset[kThreadRows];  // from there to each row's
-  int64_t block;            // of the first scale
-  int next_block;           // from there to the second row's
+  const uint2* codes[kThreadRows];  // of the next slab
+  uint32_t block[2];                // the first of the rows whose scales it reads, from `absent` on
 };
 
-__device__ void load(Slab& slab, const Problem& problem, const ThreadRows& rows, int64_t index) {
-  const int quad_thread = threadIdx.x % 4;
-  const int first = static_cast<int>(index) * kSlabBlocks;
-  const int own = min(first + quad_thread % 2, problem.blocks - 1);
-  const uint2* codes = rows.codes + int64_t{first} * kBlockWords;
+// A slab takes but half a line of each row: the rest is fetched for the slabs that follow.
+__device__ uint2 load_codes(const uint2* from) {
+  uint2 codes;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v2.u32 {%0, %1}, [%2];"
+               : "=r"(codes.x), "=r"(codes.y)
+               : "l"(from));
+  return codes;
+}
+
+__device__ void load(Slab& slab, const Problem& problem, ThreadRows& rows, int index) {
+  const int first = index * kSlabBlocks;
+  const int own = min(first + static_cast<int>(threadIdx.x % 2), problem.blocks - 1);
 #pragma unroll
-  for (int r = 0; r < kThreadRows; ++r) {
-    const uint2* from = codes + rows.offset[r];
+  for (int i = 0; i < kSlabBlocks; ++i) {
+    if (first + i >= problem.blocks) break;
 #pragma unroll
-    for (int i = 0; i < kSlabBlocks; ++i) {
-      if (first + i < problem.blocks) {
-        slab.codes[r][i] = __ldcs(from + i * kBlockWords);
-      }
+    for (int r = 0; r < kThreadRows; ++r) {
+      slab.codes[r][i] = load_codes(rows.codes[r] + i * kBlockWords);
     }
   }
 #pragma unroll
+  for (int r = 0; r < kThreadRows; ++r) rows.codes[r] += kSlabBlocks * kBlockWords;
+#pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const int64_t block = rows.block + r * rows.next_block + own;
+    const uint32_t block = rows.block[r] + own;
     if (problem.scale_codes == nullptr) {
       slab.scale[r] = __ldg(problem.plain_scales + block);
     } else {
       slab.scale_code[r] = __ldg(problem.scale_codes + block);
-      slab.scale[r] =
-          __ldg(problem.nested + (problem.absent + block) / QuantizedTensor::kNestedBlock);
+      slab.scale[r] = __ldg(problem.nested + block / QuantizedTensor::kNestedBlock);
     }
   }
 }
@@ -115,14 +119,14 @@ struct SlabOfA {
   Pack<float, 4> packs[kTiles];
 
   // Ranks from `first` on, 0 outside of A.
-  __device__ void load(const Problem& problem, int first, int64_t index) {
-    const int64_t place = index * kSlab + threadIdx.x % kPacks * 4;
+  __device__ void load(const Problem& problem, int first, int index) {
+    const int block = index * kSlabBlocks + static_cast<int>(threadIdx.x) % kPacks / (kBlock / 4);
+    const int own = first + static_cast<int>(threadIdx.x) / kPacks;
+    const float* from = problem.a[own] + index * kSlab + threadIdx.x % kPacks * 4;
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      const int row = first + tile * kRanks + static_cast<int>(threadIdx.x) / kPacks;
+    for (int tile = 0; tile < kTiles; ++tile, from += kRanks * problem.a.stride) {
       packs[tile] = {};
-      if (row >= problem.rank || place >= int64_t{problem.blocks} * kBlock) continue;
-      const float* from = problem.a[row] + place;
+      if (own + tile * kRanks >= problem.rank || block >= problem.blocks) continue;
       if (problem.a_in_packs) {
         packs[tile] = load_pack<4>(from);
       } else {
@@ -249,21 +253,23 @@ __device__ void store_crosses(const Problem& problem, const Sums<kTiles>& sums, 
   }
 }
 
-__device__ ThreadRows rows_of_thread(const Problem& problem, int64_t first_row) {
+__device__ ThreadRows rows_of_thread(const Problem& problem, int64_t first_row, int slab) {
   const int quad_thread = threadIdx.x % 4;
   const auto inside = [&](int r) {  // past the end the last row again, not stored
     return min(first_row + 8 * r, problem.out - 1);
   };
   ThreadRows rows;
-  rows.codes = reinterpret_cast<const uint2*>(problem.codes) +
-               inside(0) * problem.blocks * kBlockWords + quad_thread;
 #pragma unroll
   for (int r = 0; r < kThreadRows; ++r) {
-    rows.offset[r] = static_cast<int>(inside(r) - inside(0)) * problem.blocks * kBlockWords;
+    rows.codes[r] = reinterpret_cast<const uint2*>(problem.codes) +
+                    (inside(r) * problem.blocks + int64_t{slab} * kSlabBlocks) * kBlockWords +
+                    quad_thread;
   }
-  const int64_t first = inside(quad_thread / 2 * 2), second = inside(quad_thread / 2 * 2 + 1);
-  rows.block = first * problem.blocks_per_row;
-  rows.next_block = static_cast<int>((second - first) * problem.blocks_per_row);
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    rows.block[r] = static_cast<uint32_t>(problem.absent +
+                                          inside(quad_thread / 2 * 2 + r) * problem.blocks_per_row);
+  }
   return rows;
 }
 
@@ -285,9 +291,9 @@ __global__ void __launch_bounds__(kThreads, kTiles <= 2 ? 2 : 1)
   const int first_rank = static_cast<int>(part / problem.splits) * 8 * kTiles;
   const int64_t first_row =
       id % problem.row_blocks * kRows + threadIdx.x / 32 * kWarpRows + threadIdx.x % 32 / 4;
-  const ThreadRows rows = rows_of_thread(problem, first_row);
-  const int64_t end = problem.slabs() * (split + 1) / problem.splits;
-  int64_t index = problem.slabs() * split / problem.splits;
+  const auto end = static_cast<int>(problem.slabs() * (split + 1) / problem.splits);
+  auto index = static_cast<int>(problem.slabs() * split / problem.splits);
+  ThreadRows rows = rows_of_thread(problem, first_row, index);
   Slab slab, next;
   SlabOfA<kTiles> next_a;
   load(next, problem, rows, index);
@@ -311,7 +317,7 @@ __global__ void __launch_bounds__(kThreads, kTiles <= 2 ? 2 : 1)
         slab.scale[r] = __fadd_rn(product, problem.offset);
       }
     }
-    multiply<kTiles>(sums, slab, a, pairs, static_cast<int>(problem.blocks - index * kSlabBlocks));
+    multiply<kTiles>(sums, slab, a, pairs, problem.blocks - index * kSlabBlocks);
   }
   store_crosses<kTiles>(problem, sums, part, first_row, first_rank);
 }
@@ -341,15 +347,15 @@ Problem problem_of(const Nf4Crosses& matrix) {
   const auto& weight = std::get<QuantizedTensor>(*layer.weight);
   Problem problem = problem_of(layer);
   problem.codes = weight.codes.data<uint8_t>();
+  problem.absent = weight.first_block() % QuantizedTensor::kNestedBlock;
   if (weight.nested()) {
-    problem.scale_codes = weight.absmax.data<uint8_t>();
+    problem.scale_codes = weight.absmax.data<uint8_t>() - problem.absent;
     problem.map = weight.nested_map.data<float>();
     problem.nested = weight.nested_absmax.data<float>();
     problem.offset = weight.nested_offset;
   } else {
-    problem.plain_scales = weight.absmax.data<float>();
+    problem.plain_scales = weight.absmax.data<float>() - problem.absent;
   }
-  problem.absent = weight.first_block() % QuantizedTensor::kNestedBlock;
   problem.blocks_per_row = weight.whole_in() / kBlock;
   problem.a = rows_of<const float>(layer.a);
   problem.a_in_packs = fit_packs(layer.in(), 4, layer.a);
@@ -364,6 +370,7 @@ Problem problem_of(const Nf4Crosses& matrix) {
 bool fits_nf4_crosses(const Weight& weight) {
   const auto* q = std::get_if<QuantizedTensor>(&weight);
   return q != nullptr && q->block_size == kBlock && q->shape.numel() > 0 &&
+         q->shape.dim(0) * q->whole_in() / kBlock < (int64_t{1} << 31) &&
          q->shape.dim(1) % kBlock == 0 && q->first % kBlock == 0 && q->whole_in() % kBlock == 0 &&
          is_aligned(q->codes.raw(), 8);
 }

@@ -175,17 +175,25 @@ TEST(CudaDequantize, AnyRowsAtAnyAddress) {
   }
 }
 
+// Blocks that rows cut, and rows of whole blocks.
 TEST(CudaDequantize, OtherBlockSizes) {
   RW_REQUIRE_GPU();
-  for (const int64_t block_size : {2, 8, 32, 48, 128, 4096}) {
+  for (const int64_t block_size : {2, 8, 16, 32, 48, 128, 1024, 2048, 4096}) {
     for (const bool double_quant : {false, true}) {
-      Bench bench;
-      const QuantizedTensor q =
-          bench.quantized(bench.memory.normal({40, 136}), double_quant, block_size);
-      const Tensor w = bench.device.poisoned(DType::kBF16, q.shape);
-      dequantize(w, bench.on_gpu(q), bench.gpu);
-      expect_identical(bench.device.to_host(w, bench.memory),
-                       bench.decoded(q, DType::kBF16, 0, 40));
+      for (const Shape& shape : {Shape{40, 136}, {5, 12288}}) {
+        SCOPED_TRACE(fmt::format("{} blocks of {}", to_string(shape), block_size));
+        Bench bench;
+        const int64_t rows = shape.dim(0);
+        const QuantizedTensor q =
+            bench.quantized(bench.memory.normal(shape), double_quant, block_size);
+        const QuantizedTensor on_gpu = bench.on_gpu(q);
+        for (const int64_t begin : {0, 1}) {
+          const Tensor w = bench.device.poisoned(DType::kBF16, {rows - begin, shape.dim(1)}, 8);
+          dequantize_rows(w, on_gpu, begin, rows, bench.gpu);
+          expect_identical(bench.device.to_host(w, bench.memory),
+                           bench.decoded(q, DType::kBF16, begin, rows));
+        }
+      }
     }
   }
 }
