@@ -73,7 +73,8 @@ loss() { value "$1" "eval loss, last"; }
 # memory METHOD PURPOSE: MiB of one rank for it, as planned.
 memory() {
   arguments "$1" 1e-3 1
-  "$rankwise" "${arguments[@]}" --dry-run | awk -v purpose="$2" '$1 == purpose { print $2, $3 }'
+  "$rankwise" "${arguments[@]}" --dry-run |
+    awk '$1 == "optimizer" || $1 == "projections" { sum += $3 == "KiB" ? $2 / 1024 : $2 } END { printf "%.1f MiB", sum }'
 }
 
 # The median: refreshes are a few of many steps, and other work on the machine disturbs some.
@@ -138,7 +139,7 @@ for method in "${methods[@]}"; do
   best_runs+=("$run")
   printf '%s\n' "${losses[@]}" | awk -v row=" $method | $best" '{ sum += $1; all = all " " sprintf("%.4f", $1) }
     END { printf "%.6f|%s |%s |\n", sum / NR, row, all }' >"$table.row"
-  echo "$(cat "$table.row") $(memory "$method" optimizer) | $(value "$run" "peak memory per rank") |" \
+  echo "$(cat "$table.row") $(memory "$method") | $(value "$run" "peak memory per rank") |" \
     "$(wire "$run") | $(milliseconds "$run") |" >>"$table"
 done
 curves "${best_runs[@]}" >"$out/galore_pretrain.svg"
