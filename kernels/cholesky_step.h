@@ -14,7 +14,7 @@ namespace rankwise {
 struct CholeskyStep {
   Tensor work;     // (2 rank, rank): L, then the factor
   Tensor lengths;  // (rank + 1)
-  Tensor gram;     // (rank, rank), of the vectors
+  Tensor gram;     // (rank, rank), of the vectors; on a GPU its symmetric part counts
   float shift = 0.0f;
   float floor = 0.0f;
   bool first = true;

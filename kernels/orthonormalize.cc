@@ -7,9 +7,7 @@
 #include <vector>
 
 #include "kernels/check.h"
-#include "kernels/cpu/orthonormalize.h"
-#include "kernels/cuda/orthonormalize.h"
-#include "kernels/scratch_products.h"
+#include "kernels/cholesky_qr.h"
 #include "kernels/svd.h"
 #include "runtime/transfer.h"
 
@@ -25,99 +23,6 @@ int64_t rank_of(const Tensor& vectors, BasisSide side) {
 
 void add_up(const RankSum& sum, const Tensor& x) {
   if (sum) sum(x);
-}
-
-// The items of scratch that passes need, in this order.
-enum PassItem : size_t { kGram, kWork, kLengths, kPassItems };
-
-// Passes of CholeskyQR over one set of vectors after the other, and the products around them.
-class Passes {
- public:
-  Passes(const ScratchProducts& products, int64_t rank, Stream& stream)
-      : products_(products), stream_(stream) {
-    // What rounding adds to the Gram matrix of dependent vectors of length 1, with some room.
-    step_ = {.work = products[kWork],
-             .lengths = products[kLengths],
-             .gram = products[kGram],
-             .floor = 4.0f * 0x1p-24f * static_cast<float>(rank)};
-  }
-
-  // to = factor^T g, or g factor^T when the factor is for the right side.
-  void times(const Tensor& to, const Tensor& factor, const Tensor& g, BasisSide side) const {
-    if (side == BasisSide::kLeft) {
-      products_.multiply(to, factor, g, {.transpose_a = true});
-    } else {
-      products_.multiply(to, g, factor, {.transpose_b = true});
-    }
-  }
-
-  // `count` passes; the first one is shifted, so that it survives any condition. They alternate
-  // between the tensors, beginning with one that reads x, which may be spare[1].
-  Tensor run(int count, const Tensor& x, const std::array<Tensor, 2>& spare, BasisSide side,
-             const RankSum& sum_gram) {
-    Tensor from = x;
-    for (int pass = 0; pass < count; ++pass) {
-      gram_of(from, side, sum_gram);
-      step_.first = pass == 0;
-      step_.shift = step_.first ? step_.floor : 0.0f;
-      run_step();
-      from = combined(spare[pass % 2], from, step_.factor(), side);
-    }
-    return from;
-  }
-
-  // The vectors of `from` combined by the columns of `factor`.
-  Tensor combined(const Tensor& to, const Tensor& from, const Tensor& factor,
-                  BasisSide side) const {
-    if (side == BasisSide::kLeft) {
-      products_.multiply(to, from, factor);
-    } else {
-      products_.multiply(to, factor, from, {.transpose_a = true});
-    }
-    return to;
-  }
-
-  void gram_of(const Tensor& vectors, BasisSide side, const RankSum& sum_gram) const {
-    const bool columns = side == BasisSide::kLeft;
-    products_.multiply(step_.gram, vectors, vectors,
-                       {.transpose_a = columns, .transpose_b = !columns});
-    add_up(sum_gram, step_.gram);
-  }
-
-  // The singular vectors behind the Gram matrix in the place of the factor; false, and nothing
-  // done, when it is not finite.
-  bool find_rotation() const;
-
-  // vectors = result, unless the last run failed.
-  void finish(const Tensor& vectors, const Tensor& result, const Tensor& failed,
-              const RankSum& sum_failed) const;
-  Tensor factor() const { return step_.factor(); }
-
- private:
-  void run_step() const {
-    if constexpr (kHasCuda) {
-      if (stream_.is_cuda()) return cuda::cholesky_step(step_, stream_);
-    }
-    cpu::cholesky_step(step_);
-  }
-
-  const ScratchProducts& products_;
-  Stream& stream_;
-  CholeskyStep step_;
-};
-
-void Passes::finish(const Tensor& vectors, const Tensor& result, const Tensor& failed,
-                    const RankSum& sum_failed) const {
-  if constexpr (kHasCuda) {
-    if (stream_.is_cuda()) {
-      cuda::check_lengths(failed, step_.lengths, stream_);
-      add_up(sum_failed, failed);
-      return cuda::copy_unless_failed(vectors, result, failed, stream_);
-    }
-  }
-  cpu::check_lengths(failed, step_.lengths);
-  add_up(sum_failed, failed);
-  cpu::copy_unless_failed(vectors, result, failed);
 }
 
 bool all_finite(const std::vector<float>& values) {
@@ -149,14 +54,15 @@ void fix_sign(float* values, int64_t count, int64_t stride) {
   for (int64_t i = 0; i < count; ++i) values[i * stride] = -values[i * stride];
 }
 
-bool Passes::find_rotation() const {
-  const int64_t rank = step_.rank();
-  std::vector<float> gram(static_cast<size_t>(rank * rank));
-  download(gram.data(), step_.gram, stream_);
-  if (!all_finite(gram)) return false;
-  HostSvd found(gram, rank, rank);
+// factor = the singular vectors behind gram; false, and nothing done, when it is not finite.
+bool find_rotation(const Tensor& factor, const Tensor& gram, Stream& stream) {
+  const int64_t rank = gram.dim(0);
+  std::vector<float> values(static_cast<size_t>(rank * rank));
+  download(values.data(), gram, stream);
+  if (!all_finite(values)) return false;
+  HostSvd found(values, rank, rank);
   for (int64_t i = 0; i < rank; ++i) fix_sign(found.u.data() + i, rank, rank);
-  upload(step_.factor(), found.u.data(), stream_);
+  upload(factor, found.u.data(), stream);
   return true;
 }
 
@@ -186,6 +92,28 @@ Shape check_basis(std::string_view op, const Tensor& basis, BasisSide side, cons
   return left ? Shape{rank, other} : Shape{other, rank};
 }
 
+// Scratch of CholeskyQr, then from kVectors on twice the vectors and twice R.
+constexpr size_t kVectors = CholeskyQr::kItems;
+ScratchProducts items_of(int64_t rank, DType type, const Shape& vectors, const Shape& projected,
+                         Stream& stream) {
+  const DType f32 = DType::kF32;
+  const bool splits = type != f32;
+  const int64_t most = splits ? std::max(vectors.numel(), projected.numel()) : 0;
+  const int64_t square = splits ? rank * rank : 0;
+  return ScratchProducts({{f32, {rank, rank}},
+                          {f32, {2 * rank, rank}},
+                          {f32, {rank + 1}},
+                          {type, {most}},
+                          {type, {most}},
+                          {type, {square}},
+                          {type, {square}},
+                          {f32, vectors},
+                          {f32, vectors},
+                          {f32, projected},
+                          {f32, projected}},
+                         stream);
+}
+
 }  // namespace
 
 void orthonormalize(const Tensor& y, BasisSide side, const Tensor& failed, const RankSum& sum_gram,
@@ -193,17 +121,10 @@ void orthonormalize(const Tensor& y, BasisSide side, const Tensor& failed, const
   constexpr std::string_view kOp = "orthonormalize";
   check::f32(kOp, "failed", failed, {1});
   const int64_t rank = check_vectors(kOp, y, side, sum_gram);
-  const DType f32 = DType::kF32;
-  const ScratchProducts products({{f32, {rank, rank}},
-                                  {f32, {2 * rank, rank}},
-                                  {f32, {rank + 1}},
-                                  {f32, y.shape()},
-                                  {f32, y.shape()}},
-                                 stream);
+  const ScratchProducts items = items_of(rank, DType::kF32, y.shape(), {0}, stream);
   if (stream.measuring()) return;
-  Passes passes(products, rank, stream);
-  const Tensor result =
-      passes.run(3, y, {products[kPassItems], products[kPassItems + 1]}, side, sum_gram);
+  CholeskyQr passes(items, rank, DType::kF32, stream);
+  const Tensor result = passes.run(3, y, {items[kVectors], items[kVectors + 1]}, side, sum_gram);
   passes.finish(y, result, failed, {});
 }
 
@@ -212,43 +133,35 @@ void subspace_iteration(const Tensor& basis, BasisSide side, const Tensor& faile
   constexpr std::string_view kOp = "subspace_iteration";
   const SubspaceSums& sums = options.sums;
   const Shape projected = check_basis(kOp, basis, side, failed, g, sums);
-  const DType f32 = DType::kF32, type = g.dtype();
-  RW_ASSERT(type == f32 || (type == DType::kBF16 && stream.is_cuda()), "{}: g is {}", kOp,
-            name_of(type));
+  const DType type = g.dtype();
+  const bool narrow = type == DType::kBF16;
+  RW_ASSERT(type == DType::kF32 || (narrow && stream.is_cuda()), "{}: g is {}", kOp, name_of(type));
   RW_ASSERT(options.iterations > 0, "{}: {} iterations", kOp, options.iterations);
   const int64_t rank = rank_of(basis, side);
-  const ScratchProducts products({{f32, {rank, rank}},
-                                  {f32, {2 * rank, rank}},
-                                  {f32, {rank + 1}},
-                                  {f32, projected},
-                                  {f32, projected},
-                                  {f32, basis.shape()},
-                                  {f32, basis.shape()},
-                                  {type, type == f32 ? Shape{0} : basis.shape()},
-                                  {type, type == f32 ? Shape{0} : projected}},
-                                 stream);
+  const ScratchProducts items = items_of(rank, type, basis.shape(), projected, stream);
   if (stream.measuring()) return;
-  const Tensor r = products[kPassItems], spare_r = products[kPassItems + 1];
-  const Tensor y = products[kPassItems + 2], spare_y = products[kPassItems + 3];
-  const size_t narrow_basis = kPassItems + 4, narrow_r = kPassItems + 5;
-  Passes passes(products, rank, stream);
+  const Tensor y = items[kVectors], spare_y = items[kVectors + 1];
+  const Tensor r = items[kVectors + 2], spare_r = items[kVectors + 3];
+  CholeskyQr passes(items, rank, type, stream);
   const auto project = [&](const Tensor& current) {
-    passes.times(r, products.in_type(type, current, narrow_basis), g, side);
+    passes.times(r, current, g, side);
     add_up(sums.projected, r);
   };
   Tensor current = basis;
   for (int i = 0; i < options.iterations; ++i) {
+    const int count = narrow && i + 1 < options.iterations ? 1 : 2;
     project(current);
-    passes.run(2, r, {spare_r, r}, opposite(side), sums.projected_gram);
-    passes.times(y, products.in_type(type, r, narrow_r), g, opposite(side));
+    const Tensor rows = passes.run(count, r, {spare_r, r}, opposite(side), sums.projected_gram);
+    passes.times(y, rows, g, opposite(side));
     add_up(sums.sketch, y);
-    current = passes.run(2, y, {spare_y, y}, side, sums.sketch_gram);
+    current = passes.run(count, y, {spare_y, y}, side, sums.sketch_gram);
   }
   if (options.rotate) {
     project(current);
-    passes.gram_of(r, opposite(side), sums.projected_gram);
-    if (passes.find_rotation()) {
-      current = passes.combined(spare_y, current, passes.factor(), side);
+    passes.find_gram(r, opposite(side), sums.projected_gram);
+    if (find_rotation(passes.factor(), passes.gram(), stream)) {
+      passes.combine(spare_y, current, side);
+      current = spare_y;
     }
   }
   passes.finish(basis, current, failed, sums.failed);

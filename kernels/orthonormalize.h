@@ -58,10 +58,13 @@ struct SubspaceOptions {
 // Moves the basis (orthonormal vectors, F32, contiguous) towards the subspace of the largest
 // singular values of g (out, in), F32 or on CUDA BF16, contiguous. An iteration, for the left side:
 //   R = basis^T g,  orthonormalise the rows of R,  Y = g R^T,  basis = orthonormalised Y.
-// It takes 4 out in rank operations in g's type, and 8 (out + in) rank^2 in fp32. Without
-// `rotate` vectors keep their order and direction as far as the subspace does; they tend to the
-// singular vectors in descending order. With BF16 noise of that type hides dependence.
-// Scratch: twice R and Y, and 3 rank^2.
+// Without `rotate` vectors keep their order and direction as far as the subspace does; they tend to
+// the singular vectors in descending order. It takes 4 out in rank operations in g's type, and with
+// F32 two passes of CholeskyQR for R and for Y: 8 (out + in) rank^2 in fp32.
+// With BF16, whose noise hides dependence, one pass does before the last iteration: it leaves
+// vectors as independent as the next product needs. Passes are then made of products in BF16, five
+// or six in the place of two. Without `rotate` and sums nothing waits for the stream. Scratch:
+// twice R and Y, and 3 rank^2; with BF16 once more the larger of R and Y, and rank^2.
 void subspace_iteration(const Tensor& basis, BasisSide side, const Tensor& failed, const Tensor& g,
                         const SubspaceOptions& options, Stream& stream);
 

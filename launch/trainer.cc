@@ -90,7 +90,7 @@ std::unique_ptr<Optimizer> Trainer::make_projected_optimizer(const Adaptation& a
     parameter->projected_spec = projected->gradient_spec(*parameter);
   }
   refresh_ = std::make_unique<SubspaceRefresh>(*projected, parameters, kWholeGradientBytes, *mesh_,
-                                               *arena_);
+                                               *arena_, model_.compute());
   projected_ = projected.get();
   return projected;
 }
@@ -126,7 +126,10 @@ StepMeasurement Trainer::train_step(int64_t step, std::span<const MicroBatch> ba
   if (refresh_) rounds = refresh_->rounds();
   if (rounds.size() > 1) {
     for (const auto& round : rounds) backward_pass(step, batches, round, result);
-    result = {.refresh_seconds = result.refresh_seconds};
+    StepMeasurement refreshed;
+    refreshed.refresh_seconds = result.refresh_seconds;
+    refreshed.without_basis = std::move(result.without_basis);
+    result = std::move(refreshed);
     rounds.clear();
   }
   backward_pass(step, batches, rounds.empty() ? SubspaceRefresh::Round{} : rounds[0], result);
@@ -163,6 +166,9 @@ void Trainer::backward_pass(int64_t step, std::span<const MicroBatch> batches,
   result.reduce_seconds = seconds_since(backward_end);
   if (round.empty()) return;
   refresh_->finish(round, tokens, *stream_);
+  for (const Parameter* parameter : refresh_->without_basis(round, *stream_)) {
+    result.without_basis.push_back(parameter->name);
+  }
   stream_->synchronize();
   result.refresh_seconds =
       result.refresh_seconds.value_or(0.0) + seconds_since(backward_end) - result.reduce_seconds;

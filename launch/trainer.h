@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "launch/adaptation.h"
@@ -34,6 +35,7 @@ struct StepMeasurement {
   double reduce_seconds = 0.0;   // waiting for other ranks' gradients
   // Computing bases of GaLore, waiting for those of other ranks; unset in a step without.
   std::optional<double> refresh_seconds;
+  std::vector<std::string> without_basis;  // weights whose gradient gave none: the old one is kept
 };
 
 class Trainer {

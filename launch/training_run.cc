@@ -201,6 +201,11 @@ void TrainingRun::train_steps(Trainer& trainer, RunReporter* reporter) {
         data_.eval && (last || (config_.eval.every > 0 && done % config_.eval.every == 0));
     if (evaluates) record.eval_loss = evaluate(trainer, config_.eval.batches).loss;
     if (reporter == nullptr) continue;
+    for (const std::string& weight : measurement.without_basis) {
+      reporter->say(
+          fmt::format("warning: step {}: {} keeps its old basis; the gradient is of too low a rank",
+                      done, weight));
+    }
     reporter->step(record, evaluates || last || done % config_.log.every == 0);
   }
 }

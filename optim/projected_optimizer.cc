@@ -68,8 +68,13 @@ std::vector<ParameterGroup> ProjectedOptimizer::others(
 }
 
 const Projection* ProjectedOptimizer::projection_of(const Parameter& parameter) const {
+  const Projector* projector = projector_of(parameter);
+  return projector == nullptr ? nullptr : &projector->projection();
+}
+
+const Projector* ProjectedOptimizer::projector_of(const Parameter& parameter) const {
   const Projected* own = find(parameter);
-  return own == nullptr ? nullptr : &own->projector.projection();
+  return own == nullptr ? nullptr : &own->projector;
 }
 
 bool ProjectedOptimizer::is_due(const Parameter& parameter) const {

@@ -38,6 +38,7 @@ class ProjectedOptimizer : public Optimizer {
 
   // What backward needs; null for a weight that is not projected.
   const Projection* projection_of(const Parameter& parameter) const;
+  const Projector* projector_of(const Parameter& parameter) const;  // or null
   // Of the gradient, for any of the parameters. A gradient that is replicated although the weight
   // is split is to be summed over the tensor axis too.
   Shape gradient_shape(const Parameter& parameter) const {

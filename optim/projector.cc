@@ -83,6 +83,7 @@ Projector::Projector(const Parameter& weight, const ProjectionOptions& options,
     randomize(vectors, side, stream);
   }
   status_ = arena.allocate("projections", DType::kF32, {2});
+  failed_ = arena.allocate("projections", DType::kF32, {1});
   fill(status_, 0.0f, stream);
 }
 
@@ -151,12 +152,33 @@ void Projector::find_cold(BasisSide side, const Tensor& g, const Tensor& failed,
   subspace_iteration(basis(side), side, failed, g, options, stream);
 }
 
+bool Projector::can_follow() const {
+  return !options_.exact && !options_.rotate_moments && rank_ >= kFewVectors && !is_split();
+}
+
+void Projector::follow(const Tensor& g, const Tensor& vectors, BasisSide side,
+                       Stream& stream) const {
+  const SubspaceOptions options{.iterations = kWarmIterations, .sums = sums(side, stream)};
+  subspace_iteration(vectors, side, failed_, g, options, stream);
+}
+
+size_t Projector::following_scratch_bytes(DType type) const {
+  RW_ASSERT(can_follow(), "{}", name_);
+  const Device device = arena_->device();
+  Stream measuring(device, Stream::Mode::kMeasure);
+  const Tensor g(nullptr, type, part_.shape(), device);
+  for (const BasisSide side : {kLeft, kRight}) {
+    if (basis(side).defined()) follow(g, basis(side), side, measuring);
+  }
+  project(Tensor(nullptr, DType::kF32, projected_shape(), device), g, measuring);
+  return measuring.scratch_peak_bytes();
+}
+
 void Projector::refresh(const Tensor& g, const Tensor& moment, Stream& stream) const {
   RW_ASSERT(g.shape() == part_.shape(), "{}: gradient {}", name_, to_string(g.shape()));
   const Arena::Scope scope = arena_->scope("workspace");
-  const Tensor failed = temporary({1});
-  const bool found = value_of(status_.rows(0, 1), 0.0f, stream) != 0.0f;
-  bool finds = !found;
+  if (!found_) found_ = value_of(status_.rows(0, 1), 0.0f, stream) != 0.0f;
+  bool finds = !found_;
   Projection old;
   for (const BasisSide side : {kLeft, kRight}) {
     const Tensor& vectors = basis(side);
@@ -166,17 +188,17 @@ void Projector::refresh(const Tensor& g, const Tensor& moment, Stream& stream) c
       copy(before, vectors, stream);
     }
     if (options_.exact) {
-      find_exact(side, g, failed, stream);
-    } else if (found && rank_ >= kFewVectors) {
-      subspace_iteration(vectors, side, failed, g,
-                         {.iterations = kWarmIterations, .sums = sums(side, stream)}, stream);
+      find_exact(side, g, failed_, stream);
+    } else if (found_ && rank_ >= kFewVectors) {
+      follow(g, vectors, side, stream);
     } else {
-      find_cold(side, g, failed, stream);
+      find_cold(side, g, failed_, stream);
     }
-    add(status_.rows(1, 2), failed, stream);
-    finds = finds && !has_failed(failed, stream);
+    add(status_.rows(1, 2), failed_, stream);
+    finds = finds && !has_failed(failed_, stream);
   }
   if (finds) fill(status_.rows(0, 1), 1.0f, stream);
+  found_ = found_ || finds;
   if (moment.defined()) rotate(moment, old, stream);
 }
 

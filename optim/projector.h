@@ -58,10 +58,18 @@ class Projector {
     return step == 0 || step % options_.refresh == options_.offset;
   }
   // g (this rank's part of the weight), contiguous, the sum over the data axis: F32, or BF16 on
-  // CUDA unless exact. 3 iterations until the first success, then one from the present basis.
+  // CUDA unless exact. 3 iterations until the first success, then 4 from the present basis.
   // moment (as R, F32; or undefined): what it stood for in the old basis, projected on the new one.
-  // Waits for the stream. Called by all tensor ranks.
+  // Waits for the stream unless follows(). Called by all tensor ranks.
   void refresh(const Tensor& g, const Tensor& moment, Stream& stream) const;
+  // Whether refresh() only gives work to its stream and takes that one's scratch: no waiting, no
+  // memory of the arena, no other ranks. Then several projectors may be refreshed at the same time,
+  // each on a stream of its own. False until refresh() knows that a basis was found.
+  bool follows() const { return can_follow() && found_; }
+  // What follows() will be once a basis was found.
+  bool can_follow() const;
+  // Scratch of refresh() when follows(), and of project(), with g of this type.
+  size_t following_scratch_bytes(DType type) const;
   // r (projected_shape()) = left^T g right^T of the whole g. Called by all tensor ranks.
   void project(const Tensor& r, const Tensor& g, Stream& stream) const;
 
@@ -88,6 +96,7 @@ class Projector {
   SubspaceSums sums(BasisSide side, Stream& stream) const;
 
   void randomize(const Tensor& vectors, BasisSide side, Stream& stream) const;
+  void follow(const Tensor& g, const Tensor& vectors, BasisSide side, Stream& stream) const;
   void find_exact(BasisSide side, const Tensor& g, const Tensor& failed, Stream& stream) const;
   void find_cold(BasisSide side, const Tensor& g, const Tensor& failed, Stream& stream) const;
   void rotate(const Tensor& moment, const Projection& old, Stream& stream) const;
@@ -100,7 +109,9 @@ class Projector {
   MatrixSlice part_;
   int64_t rank_ = 0;
   Projection projection_;
-  Tensor status_;  // (2) F32: 1 when the basis comes from a gradient; failed refreshes
+  Tensor status_;               // (2) F32: 1 when the basis comes from a gradient; failed refreshes
+  Tensor failed_;               // (1) F32, of a side
+  mutable bool found_ = false;  // what refresh() knows of status_
 };
 
 }  // namespace rankwise

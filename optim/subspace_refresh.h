@@ -3,10 +3,14 @@
 // weights at a time.
 #pragma once
 
+#include <deque>
+#include <map>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "optim/projected_optimizer.h"
+#include "runtime/event.h"
 
 namespace rankwise {
 
@@ -21,10 +25,13 @@ class SubspaceRefresh {
  public:
   using Round = std::vector<Parameter*>;
 
-  // `parameters` of the optimizer, in any order that all ranks share. Memory for whole gradients is
-  // taken from "refresh": `bytes`, or what the largest weight needs, and not more than all need.
+  // `parameters` of the optimizer, in any order that all ranks share. `products`: the type of
+  // products with whole gradients, F32 or on CUDA BF16; exact bases take F32. From "refresh" comes
+  // memory for whole gradients, `bytes`, or what the largest weight needs, and not more than all
+  // need; a copy of the largest in BF16; and on CUDA copies and scratch for more streams.
   SubspaceRefresh(ProjectedOptimizer& optimizer, std::span<Parameter* const> parameters,
-                  int64_t bytes, const DeviceMesh& mesh, Arena& arena);
+                  int64_t bytes, const DeviceMesh& mesh, Arena& arena,
+                  DType products = DType::kF32);
 
   // Of the step that comes next.
   std::vector<Round> rounds() const;
@@ -36,12 +43,34 @@ class SubspaceRefresh {
   // tokens, refreshes, and leaves the projected gradients in Parameter::gradient. Each data rank
   // refreshes its share of the round and broadcasts it. Called by all ranks.
   void finish(const Round& round, int64_t tokens, Stream& stream);
+  // Of a round just finished, the weights that kept their basis because the gradient gave none.
+  // Waits for the stream.
+  std::vector<const Parameter*> without_basis(const Round& round, Stream& stream);
 
  private:
+  // Refreshes that run at a time, of weights of which as many fit into the memory for whole
+  // gradients: most of one waits for factors of small matrices.
+  static constexpr int64_t kLanes = 4;
+  // A stream beside the one of the caller.
+  struct Lane {
+    explicit Lane(Device device) : stream(device), done(device) {}
+    Stream stream;
+    Event done;
+    Tensor narrow;  // as narrow_
+  };
+  bool fits_lane(const Parameter& parameter) const;
+  void start_lanes(DType products, Arena& arena);
+  void refresh_share(const Round& round, Stream& stream);
+  void refresh(const Parameter& parameter, const Tensor& narrow, Stream& stream) const;
+
   ProjectedOptimizer* optimizer_;
   std::vector<Parameter*> projected_;
   const DeviceMesh* mesh_;
-  Tensor whole_;  // (elements) F32
+  Tensor whole_;            // (elements) F32
+  Tensor narrow_;           // (elements of the largest weight) BF16, or undefined
+  std::deque<Lane> lanes_;  // beside the stream of the caller
+  std::optional<Event> started_;
+  std::map<const Parameter*, int64_t> failures_;  // as last seen
   bool is_open_ = false;
 };
 

@@ -44,7 +44,7 @@ Stream::~Stream() {
     // A failure nobody waited for ends with the stream.
   }
   states_.clear();
-  release(device_, scratch_);
+  if (!scratch_is_lent_) release(device_, scratch_);
   if constexpr (kHasCuda) cuda::destroy_stream(native_);
 }
 
@@ -58,6 +58,7 @@ void* Stream::scratch(size_t bytes) {
   scratch_peak_bytes_ = std::max(scratch_peak_bytes_, bytes);
   if (measuring()) return nullptr;
   if (bytes > scratch_bytes_) {
+    RW_ASSERT(!scratch_is_lent_, "{} bytes of scratch, {} lent", bytes, scratch_bytes_);
     // Device memory is scarce: exactly what is asked for.
     const size_t wanted = is_cuda() ? bytes : std::max(bytes, 2 * scratch_bytes_);
     synchronize();
@@ -72,6 +73,13 @@ void* Stream::scratch(size_t bytes) {
     scratch_bytes_ = wanted;
   }
   return scratch_;
+}
+
+void Stream::lend_scratch(void* memory, size_t bytes) {
+  RW_ASSERT(scratch_ == nullptr, "lent to a stream that has {} bytes", scratch_bytes_);
+  scratch_ = static_cast<std::byte*>(memory);
+  scratch_bytes_ = bytes;
+  scratch_is_lent_ = true;
 }
 
 }  // namespace rankwise

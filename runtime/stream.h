@@ -45,6 +45,8 @@ class Stream {
   size_t scratch_peak_bytes() const { return scratch_peak_bytes_; }
   size_t scratch_bytes() const { return scratch_bytes_; }  // held now
   void reserve_scratch(size_t bytes) { scratch(bytes); }
+  // Scratch memory from elsewhere, which must outlive the stream and be all that is asked for.
+  void lend_scratch(void* memory, size_t bytes);
 
   // cudaStream_t; null on the CPU and in measuring mode.
   void* native() const { return native_; }
@@ -64,6 +66,7 @@ class Stream {
   void* native_ = nullptr;
   std::byte* scratch_ = nullptr;
   size_t scratch_bytes_ = 0;
+  bool scratch_is_lent_ = false;
   size_t scratch_peak_bytes_ = 0;
   std::map<std::type_index, std::shared_ptr<void>> states_;
 };

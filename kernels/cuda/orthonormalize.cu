@@ -4,6 +4,7 @@
 // columns: the panel, then what is right of it.
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/orthonormalize.h"
+#include "kernels/cuda/rows.cuh"
 
 namespace rankwise::cuda {
 namespace {
@@ -50,7 +51,8 @@ __global__ void __launch_bounds__(kThreads) scale_gram(Matrix x, const float* gr
   const int64_t row = i / x.rank, column = i % x.rank;
   const float d = 1.0f / sqrtf(gram[row * (x.rank + 1)]);
   const float other = 1.0f / sqrtf(gram[column * (x.rank + 1)]);
-  x.w[i] = row == column ? 1.0f + shift : gram[i] * d * other;
+  const float product = 0.5f * (gram[i] + gram[column * x.rank + row]);
+  x.w[i] = row == column ? 1.0f + shift : product * d * other;
   x.w[x.rank * x.rank + i] = row == column ? d : 0.0f;
 }
 
@@ -78,6 +80,8 @@ __global__ void __launch_bounds__(kThreads)
     factor_panel(Matrix x, float* lengths, int panel, float floor, bool first) {
   __shared__ float tile[2 * kSide][kPitch];
   __shared__ float column[2][2 * kSide];
+  // Its first half, even rows before odd ones: what a thread needs lies together.
+  __shared__ Pack<float, 4> factors[2][2][kHeld / 4];
   __shared__ float pivots[kSide], diagonal[kSide], d[kSide];
   const int block_row = static_cast<int>(blockIdx.x);
   const bool of_d = is_of_d(block_row, panel);
@@ -95,21 +99,28 @@ __global__ void __launch_bounds__(kThreads)
   for (int j = 0; j < kSide; ++j) {
     // Two buffers by turns: one barrier per column keeps readers and writers apart.
     float* now = column[j % 2];
-    if (odd == j % 2) now[row] = held[j / 2];
+    if (odd == j % 2) {
+      now[row] = held[j / 2];
+      if (row < kSide) factors[j % 2][row % 2][row / 8].v[row / 2 % 4] = held[j / 2];
+    }
     __syncthreads();
     const float pivot = now[j];
-    const float root = sqrtf(fmaxf(pivot, floor));
-    const float inverse = 1.0f / root;
+    const float used = fmaxf(pivot, floor), inverse = rsqrtf(used);
     const float value = now[row] * inverse;
     if (odd == j % 2) held[j / 2] = value;
     if (threadIdx.x == 0) {
       pivots[j] = pivot;
-      diagonal[j] = root;
+      diagonal[j] = used * inverse;
     }
     const float factor = value * inverse;
 #pragma unroll
-    for (int q = j / 2; q < kHeld; ++q) {
-      if (2 * q + odd > j) held[q] -= factor * now[2 * q + odd];
+    for (int pack = j / 8; pack < kHeld / 4; ++pack) {
+      const Pack<float, 4> others = factors[j % 2][odd][pack];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int q = 4 * pack + i;
+        if (2 * q + odd > j) held[q] -= factor * others.v[i];
+      }
     }
   }
 #pragma unroll
@@ -177,6 +188,26 @@ __global__ void __launch_bounds__(kThreads)
   if (i < count && *failed == 0.0f) to[i] = from[i];
 }
 
+// N elements per thread, at the end one after the other.
+template <int N>
+__global__ void __launch_bounds__(kThreads)
+    split_in_halves_kernel(bf16* high, bf16* low, const float* x, int64_t count) {
+  const auto move = [&]<int M>(Constant<M>, int64_t i) {
+    const Pack<float, M> values = load_pack<M>(x + i);
+    Pack<bf16, M> above, below;
+#pragma unroll
+    for (int k = 0; k < M; ++k) {
+      above.v[k] = __float2bfloat16_rn(values.v[k]);
+      below.v[k] = __float2bfloat16_rn(values.v[k] - __bfloat162float(above.v[k]));
+    }
+    store_pack(high + i, above);
+    store_pack(low + i, below);
+  };
+  const int64_t begin = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * N;
+  if (begin + N <= count) return move(Constant<N>(), begin);
+  for (int64_t i = begin; i < count; ++i) move(Constant<1>(), i);
+}
+
 unsigned blocks_for(int64_t count) { return static_cast<unsigned>(ceil_div(count, kThreads)); }
 
 }  // namespace
@@ -204,6 +235,16 @@ void check_lengths(const Tensor& failed, const Tensor& lengths, Stream& stream) 
   check_lengths_kernel<<<1, kThreads, 0, native(stream)>>>(
       failed.data<float>(), lengths.data<float>(), lengths.numel() - 1);
   check_launch("check_lengths");
+}
+
+void split_in_halves(const Tensor& high, const Tensor& low, const Tensor& x, Stream& stream) {
+  const bool aligned =
+      is_aligned(high.raw(), 8) && is_aligned(low.raw(), 8) && is_aligned(x.raw(), 16);
+  with_pack<4>(aligned, [&]<int N>(Constant<N>) {
+    split_in_halves_kernel<N><<<blocks_for(ceil_div(x.numel(), N)), kThreads, 0, native(stream)>>>(
+        address<bf16>(high), address<bf16>(low), x.data<float>(), x.numel());
+  });
+  check_launch("split_in_halves");
 }
 
 void copy_unless_failed(const Tensor& to, const Tensor& from, const Tensor& failed,

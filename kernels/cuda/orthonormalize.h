@@ -9,6 +9,8 @@ namespace rankwise::cuda {
 
 void cholesky_step(const CholeskyStep& step, Stream& stream);
 void check_lengths(const Tensor& failed, const Tensor& lengths, Stream& stream);
+// high + low = x (F32) up to 2^-16 of each element; all contiguous, high and low BF16.
+void split_in_halves(const Tensor& high, const Tensor& low, const Tensor& x, Stream& stream);
 void copy_unless_failed(const Tensor& to, const Tensor& from, const Tensor& failed, Stream& stream);
 
 }  // namespace rankwise::cuda

@@ -96,14 +96,19 @@ TEST(Projector, FindsAndFollowsTheDominantSubspace) {
   }
 }
 
-TEST(Projector, OnceFoundABasisMovesByOneIteration) {
+TEST(Projector, OnceFoundABasisMovesFromWhereItIs) {
   Rig rig;
-  const Shape shape{20, 12};
-  const Projector projector = rig.projector(shape, {.rank = 5});
+  const Shape shape{40, 24};
+  const Projector projector = rig.projector(shape, {.rank = 17});
   const Tensor& basis = projector.projection().right;
+  EXPECT_FALSE(projector.follows());
+  projector.refresh(rig.memory.zeros(shape), {}, rig.stream);
+  EXPECT_FALSE(projector.follows());
   projector.refresh(rig.memory.normal(shape), {}, rig.stream);
+  EXPECT_TRUE(projector.follows());
   const Tensor expected = rig.memory.copy_of(basis), g = rig.memory.normal(shape);
-  subspace_iteration(expected, BasisSide::kRight, rig.memory.zeros({1}), g, {}, rig.stream);
+  subspace_iteration(expected, BasisSide::kRight, rig.memory.zeros({1}), g, {.iterations = 4},
+                     rig.stream);
   projector.refresh(g, {}, rig.stream);
   expect_identical(basis, expected);
 }

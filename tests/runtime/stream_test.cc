@@ -5,6 +5,8 @@
 
 #include <cstring>
 
+#include "runtime/arena.h"
+
 namespace rankwise {
 namespace {
 
@@ -20,6 +22,17 @@ TEST(Stream, ScratchIsAlignedAndReused) {
   EXPECT_EQ(stream.scratch(1 << 20), larger);
   EXPECT_EQ(stream.scratch_peak_bytes(), size_t{1} << 20);
   stream.synchronize();
+}
+
+TEST(Stream, LentScratchIsAllThereIs) {
+  Arena arena;
+  const Tensor memory = arena.allocate("scratch", DType::kU8, {1000});
+  Stream stream;
+  stream.lend_scratch(memory.raw(), 1000);
+  EXPECT_EQ(stream.scratch(10), memory.raw());
+  EXPECT_EQ(stream.scratch(1000), memory.raw());
+  EXPECT_DEATH(stream.scratch(1001), "1001 bytes of scratch, 1000 lent");
+  EXPECT_DEATH(stream.lend_scratch(memory.raw(), 1000), "lent to a stream that has 1000 bytes");
 }
 
 TEST(Stream, ReservedScratchIsReused) {

@@ -97,6 +97,26 @@ TEST(CudaCholeskyStep, AgreesWithTheCpuAndRepeats) {
   }
 }
 
+TEST(CudaCholeskyStep, TakesTheSymmetricPart) {
+  RW_REQUIRE_GPU();
+  for (const int64_t rank : {2, 65, 200}) {
+    Rig rig(rank);
+    const CholeskyStep symmetric = rig.on_host(rig.gram());
+    CholeskyStep other = rig.on_host(rig.memory.copy_of(symmetric.gram));
+    for (int64_t i = 0; i < rank; ++i) {
+      for (int64_t j = 0; j < i; ++j) {
+        other.gram.data<float>()[i * rank + j] += 16.0f;
+        other.gram.data<float>()[j * rank + i] -= 16.0f;
+      }
+    }
+    const CholeskyStep expected = rig.on_gpu(symmetric), found = rig.on_gpu(other);
+    cuda::cholesky_step(expected, rig.gpu);
+    cuda::cholesky_step(found, rig.gpu);
+    expect_near(rig.device.to_host(found.factor(), rig.memory),
+                rig.device.to_host(expected.factor(), rig.memory), 1e-4);
+  }
+}
+
 // The vector in the middle, for rank 2 the last one, is the double of the first.
 TEST(CudaCholeskyStep, ReplacesThePivotOfADependentVector) {
   RW_REQUIRE_GPU();
@@ -171,6 +191,28 @@ TEST(CudaCheckLengths, JudgesAsTheCpu) {
         lengths.data<float>()[count] = c.pivot;
         EXPECT_EQ(rig.fails_on_host(lengths), c.fails);
         EXPECT_EQ(rig.fails_on_gpu(rig.device.copy_of(lengths)), c.fails);
+      }
+    }
+  }
+}
+
+TEST(CudaSplitInHalves, TheSumIsWhatWasSplit) {
+  RW_REQUIRE_GPU();
+  for (const int64_t count : {1, 4, 255, 1023, 4100}) {
+    for (const int64_t offset : {0, 1}) {
+      Backends both;
+      const Tensor x = both.memory.normal({count + offset}, 1e-3f);
+      const Tensor high = both.device.poisoned(DType::kBF16, {count});
+      const Tensor low = both.device.poisoned(DType::kBF16, {count});
+      const Tensor on_gpu = both.device.copy_of(x).rows(offset, count + offset);
+      cuda::split_in_halves(high, low, on_gpu, both.gpu);
+      const Tensor above = both.device.to_host(high, both.memory);
+      const Tensor below = both.device.to_host(low, both.memory);
+      for (int64_t i = 0; i < count; ++i) {
+        const float value = x.data<float>()[i + offset];
+        const float high_part = above.data<float>()[i], low_part = below.data<float>()[i];
+        ASSERT_LE(std::abs(high_part - value), 0x1p-8f * std::abs(value)) << i;
+        ASSERT_LE(std::abs(high_part + low_part - value), 0x1p-16f * std::abs(value)) << i;
       }
     }
   }

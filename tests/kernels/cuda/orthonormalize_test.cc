@@ -147,6 +147,33 @@ TEST(CudaSubspaceIteration, AgreesWithTheCpu) {
   }
 }
 
+// With fewer passes, of which the products are split; the old basis is far from the new one.
+TEST(CudaSubspaceIteration, InBf16HardSpectraGiveTheEnergyOfTheExactBasis) {
+  RW_REQUIRE_GPU();
+  constexpr int64_t kRank = 96;
+  const Shape shape{384, 640};
+  for (const BasisSide side : kSides) {
+    for (const double power : {0.5, 1.0, 2.0}) {
+      for (const double outlier : {1.0, 1e3}) {
+        SCOPED_TRACE(fmt::format("power {}, outlier {}", power, outlier));
+        Rig rig;
+        const auto value = [&](int64_t i) {
+          return i == 0 ? outlier : std::pow(static_cast<double>(i + 1), -power);
+        };
+        const Tensor g = with_singular_values(shape, value, rig.memory);
+        const Tensor basis = rig.random_basis(shape, side, kRank);
+        const Tensor gpu_basis = rig.device.copy_of(basis);
+        rig.iterate(gpu_basis, side, rig.device.copy_of(g, DType::kBF16), {.iterations = 4});
+        EXPECT_FALSE(rig.has_failed());
+        const Tensor found = rig.device.to_host(gpu_basis, rig.memory);
+        expect_orthonormal(found, side, 1e-5);
+        subspace_iteration(basis, side, rig.failed, g, {.iterations = 4}, rig.cpu);
+        EXPECT_GE(captured_energy(found, side, g), 0.999 * captured_energy(basis, side, g));
+      }
+    }
+  }
+}
+
 TEST(CudaSubspaceIteration, DependentZeroOrNonFiniteGradientsKeepTheOldBasis) {
   RW_REQUIRE_GPU();
   for (const BasisSide side : kSides) {
