@@ -85,8 +85,7 @@ void column_dots(const ColumnDots& to, const Tensor& dy, const Tensor& y, const 
   const int64_t rows = dy.dim(0), width = dy.dim(1);
   for_element_type(dy.dtype(), [&]<class T>(T*) {
     constexpr int kPack = kPackSize<T>;
-    // (fewer than beside other work: less is added up in the second stage)
-    const SumChunks chunks(rows, sum_tiles(width, kPack), 512);
+    const SumChunks chunks(rows, sum_tiles(width, kPack));
     auto* partial = static_cast<float*>(
         stream.scratch(static_cast<size_t>(chunks.count * width) * sizeof(float)));
     if (stream.measuring()) return;

@@ -18,9 +18,10 @@ inline int64_t sum_tiles(int64_t width, int pack) { return ceil_div(width, 32 * 
 // Rows of a chunk: a few blocks per multiprocessor over all tiles, unless that leaves a warp with
 // little to do. It depends on shapes only, so that results are the same on every device.
 struct SumChunks {
-  SumChunks(int64_t rows, int64_t tiles, int64_t blocks = 2048) {
+  SumChunks(int64_t rows, int64_t tiles) {
+    constexpr int64_t kBlocks = 2048;
     constexpr int64_t kFewestRows = 4 * kSumWarps;
-    const int64_t wanted = ceil_div(rows, ceil_div(blocks, std::max<int64_t>(1, tiles)));
+    const int64_t wanted = ceil_div(rows, ceil_div(kBlocks, std::max<int64_t>(1, tiles)));
     size = std::max<int64_t>(1, ceil_div(wanted, kFewestRows)) * kFewestRows;
     count = ceil_div(rows, size);
   }

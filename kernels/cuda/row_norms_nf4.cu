@@ -25,7 +25,7 @@ constexpr int kBlockWords = kBlock / 16;          // uint2, one per thread of a 
 constexpr int kSlabBlocks = 2;
 constexpr int kSlab = kSlabBlocks * kBlock;
 constexpr int kPitch = kSlab + 8;  // rows of A begin in different banks
-constexpr int kSlabsOfPart = 16;   // at most: results do not depend on the rest of a list
+constexpr int kSlabsOfPart = 8;    // at most: results do not depend on the rest of a list
 constexpr int kLargestTiles = 4;   // of 8 ranks: what the registers of a thread can sum
 
 // The 16 values in pairs, by byte, once per lane: no two lanes of a warp want the same bank.
