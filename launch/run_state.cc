@@ -36,7 +36,8 @@ std::map<std::string, Json> settings_of(const Json& run) {
       R"(data\.train\.\d+\.path|train\.(micro_batch|recompute|deterministic|steps|epochs)))");
   std::map<std::string, Json> settings;
   const Json& config = run.at("config");
-  for (const auto& [pointer, value] : config.flatten().items()) {
+  const Json leaves = config.flatten();
+  for (const auto& [pointer, value] : leaves.items()) {
     std::string key = pointer.substr(1);
     std::ranges::replace(key, '/', '.');
     if (!std::regex_match(key, free_keys)) settings[key] = value;
@@ -77,7 +78,8 @@ std::vector<LocalTensor> run_tensors(Trainer& trainer) {
 void continue_from(Trainer& trainer, int64_t step) {
   trainer.optimizer().set_steps_taken(step);
   if (trainer.adalora() != nullptr) trainer.adalora()->allocator().set_steps_taken(step);
-  trainer.model().parameters_changed();
+  if (step == 0) return;  // as the trainer was made, up to what it makes of the base again
+  for (const auto& [module, adapter] : trainer.model().adapters()) adapter->parameters_restored();
 }
 
 void require_same_run(const Json& saved, const Json& present) {
