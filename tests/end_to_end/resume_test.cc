@@ -187,9 +187,7 @@ TEST(ResumedMoments, Of8BitsKeepTheirTensorRanks) {
   const TrainConfig config = run_config(files, "run", methods().at("adamw8bit"));
   ASSERT_EQ(train_in_folder(config, "none", {1, 2}, 4), ExitCode::kRequeue);
   const std::string error = error_of<FormatError>([&] { train_in_folder(config, "auto", {2, 1}); });
-  EXPECT_NE(error.find("8-bit states can only be resumed with the parallel.tensor"),
-            std::string::npos)
-      << error;
+  EXPECT_NE(error.find("exp_avg"), std::string::npos) << error;
   EXPECT_EQ(train_in_folder(config, "auto", {2, 2}), ExitCode::kDone);
 }
 
