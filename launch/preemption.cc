@@ -17,6 +17,7 @@ namespace {
 constexpr int64_t kNoticeSeconds = 120;
 
 std::atomic<int> g_request{0};
+std::atomic<bool> g_terminated{false};
 static_assert(std::atomic<int>::is_always_lock_free);  // a handler may use nothing else
 
 void raise_request(RunRequest request) {
@@ -27,6 +28,7 @@ void raise_request(RunRequest request) {
 }
 
 extern "C" void on_request(int signal) {
+  if (signal == SIGTERM) g_terminated = true;
   raise_request(signal == SIGUSR1   ? RunRequest::kStop
                 : signal == SIGUSR2 ? RunRequest::kSave
                                     : RunRequest::kTerminate);
@@ -55,6 +57,8 @@ RunRequest pending_request() {
 }
 
 void forget_requests() { g_request = 0; }
+
+bool is_terminated() { return g_terminated; }
 
 bool BatchJob::is_ending() const {
   return end_time && static_cast<int64_t>(std::time(nullptr)) >= *end_time - kNoticeSeconds;

@@ -22,6 +22,8 @@ void listen_for_requests();
 // The strongest since the last forget_requests(). kSave is told once.
 RunRequest pending_request();
 void forget_requests();
+// Whether TERM has come, at any time: who launched this process is ending it.
+bool is_terminated();
 
 // What the batch system says about this job. Reads the environment.
 struct BatchJob {

@@ -102,7 +102,8 @@ void choose_thread_count(int ranks) {
 // What the monitor of the ranks does when the job has to end; on its own thread.
 void end_for(const Verdict& verdict, Communicator& world) {
   const int code = static_cast<int>(verdict.code);
-  if (verdict.message.empty()) end_process(code);
+  // A rank that has spoken ends the others by its launcher.
+  if (verdict.message.empty() || is_terminated()) end_process(code);
   report("", verdict.message);
   // A launcher that has just seen the rank end by a signal says so, instead of this code.
   std::this_thread::sleep_for(std::chrono::milliseconds(300));
