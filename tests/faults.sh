@@ -107,7 +107,8 @@ done
 [[ -d $folder/run ]] && { train > "$folder/log" 2>&1 || report 1 "the last start failed"; compare_end; }
 
 for ((stop = 0; stop < preemptions; ++stop)); do
-  train "train.steps=${STEPS:-600}" > "$folder/log" 2>&1 &
+  : > "$folder/log"
+  train > "$folder/log" 2>&1 &
   job=$!
   until grep -q -e "goes on after" -e "checkpoint of step 0" "$folder/log"; do
     kill -0 "$job" 2> /dev/null || break
