@@ -15,9 +15,11 @@ namespace rankwise {
 namespace {
 
 constexpr int64_t kNoticeSeconds = 120;
+// Launchers send TERM to a process and to its group: both are one request.
+constexpr int64_t kOneTermNanoseconds = 500'000'000;
 
 std::atomic<int> g_request{0};
-std::atomic<bool> g_terminated{false};
+std::atomic<int64_t> g_terminated{0};                  // when the first TERM came
 static_assert(std::atomic<int>::is_always_lock_free);  // a handler may use nothing else
 
 void raise_request(RunRequest request) {
@@ -27,8 +29,21 @@ void raise_request(RunRequest request) {
   }
 }
 
+int64_t nanoseconds_now() {
+  timespec now = {};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+}
+
 extern "C" void on_request(int signal) {
-  if (signal == SIGTERM) g_terminated = true;
+  if (signal == SIGTERM) {
+    int64_t first = 0;
+    const int64_t now = nanoseconds_now();
+    if (!g_terminated.compare_exchange_strong(first, now) && now - first > kOneTermNanoseconds) {
+      std::signal(SIGTERM, SIG_DFL);
+      std::raise(SIGTERM);
+    }
+  }
   raise_request(signal == SIGUSR1   ? RunRequest::kStop
                 : signal == SIGUSR2 ? RunRequest::kSave
                                     : RunRequest::kTerminate);
@@ -45,7 +60,7 @@ void listen_for_requests() {
   for (const int signal : {SIGUSR1, SIGUSR2, SIGTERM}) {
     struct sigaction action = {};
     action.sa_handler = on_request;
-    action.sa_flags = signal == SIGTERM ? SA_RESTART | SA_RESETHAND : SA_RESTART;
+    action.sa_flags = SA_RESTART;
     sigaction(signal, &action, nullptr);
   }
 }
@@ -58,7 +73,7 @@ RunRequest pending_request() {
 
 void forget_requests() { g_request = 0; }
 
-bool is_terminated() { return g_terminated; }
+bool is_terminated() { return g_terminated != 0; }
 
 bool BatchJob::is_ending() const {
   return end_time && static_cast<int64_t>(std::time(nullptr)) >= *end_time - kNoticeSeconds;

@@ -16,8 +16,9 @@ enum class RunRequest {
   kStop        // USR1, or the time limit: a checkpoint, then ExitCode::kRequeue
 };
 
-// From now on USR1, USR2 and the first TERM only leave a request. A second TERM, and INT, end the
-// process at once: what is committed stays, as a rename happens whole or not at all.
+// From now on USR1, USR2 and the first TERM only leave a request. A second TERM, half a second
+// later or more, and INT end the process at once: what is committed stays, as a rename happens
+// whole or not at all.
 void listen_for_requests();
 // The strongest since the last forget_requests(). kSave is told once.
 RunRequest pending_request();
