@@ -16,11 +16,13 @@
 #include <thread>
 
 #include "launch/config/nearest_name.h"
+#include "launch/preemption.h"
 #include "launch/verbs/verb.h"
 #include "launch/version.h"
 #include "parallel/collective.h"
 #include "parallel/mpi_runtime.h"
 #include "runtime/errors.h"
+#include "runtime/failpoint.h"
 
 namespace rankwise {
 
@@ -100,7 +102,8 @@ void choose_thread_count(int ranks) {
 // What the monitor of the ranks does when the job has to end; on its own thread.
 void end_for(const Verdict& verdict, Communicator& world) {
   const int code = static_cast<int>(verdict.code);
-  if (verdict.message.empty()) end_process(code);
+  // A rank that has spoken ends the others by its launcher.
+  if (verdict.message.empty() || is_terminated()) end_process(code);
   report("", verdict.message);
   // A launcher that has just seen the rank end by a signal says so, instead of this code.
   std::this_thread::sleep_for(std::chrono::milliseconds(300));
@@ -112,10 +115,14 @@ void flush_output() {
 }
 
 int run_verb(Verb& verb, const Preparation& prepare, int* argc, char*** argv) {
+  if (verb.is_preemptible()) listen_for_requests();
   MpiRuntime mpi(argc, argv, [&mpi](const Verdict& verdict) { end_for(verdict, mpi.world()); });
   Communicator& world = mpi.world();
   PeerMonitor* monitor = mpi.monitor();
   choose_thread_count(world.size());
+#if RANKWISE_FAILPOINTS
+  if (const char* points = std::getenv("RANKWISE_FAILPOINTS")) arm_failpoints(points, world.rank());
+#endif
   if (prepare) prepare(world);
   // Long for what reports nothing while it works.
   world.activity().report(verb.name(), kFilePatience);

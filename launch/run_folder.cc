@@ -11,8 +11,10 @@
 #include <cstring>
 #include <ctime>
 #include <filesystem>
+#include <fstream>
 #include <iterator>
 
+#include "launch/checkpoint/checkpoint_folder.h"
 #include "runtime/errors.h"
 #include "runtime/io/atomic_file.h"
 
@@ -22,9 +24,11 @@ namespace {
 
 constexpr const char* kRunFile = "run.json";
 // What a run leaves behind, the marker of a run last: a removal that is cut short stays visible.
-constexpr const char* kRunContents[] = {"metrics.jsonl", "metrics.csv", "log.txt",
-                                        "samples.txt",   "loss.svg",    "adapter",
-                                        "model",         "summary.txt", kRunFile};
+constexpr const char* kRunContents[] = {
+    "metrics.jsonl", "metrics.csv", "log.txt",   "samples.txt",  "loss.svg",   "adapter",
+    "model",         kSummaryFile,  kStartsFile, kLatestPointer, kBestPointer, kRunFile};
+// Made after the last step.
+constexpr const char* kResults[] = {"adapter", "model", kSummaryFile};
 
 [[noreturn]] void fail_write(const std::string& path, int error) {
   throw DiskError(fmt::format("{}: cannot write: {}", path, std::strerror(error)));
@@ -49,6 +53,20 @@ void append_line(const std::string& path, std::string_view line) {
   if (::close(descriptor) != 0) fail_write(path, errno);
 }
 
+void remove(const std::string& path) {
+  std::error_code error;
+  std::filesystem::remove_all(path, error);
+  if (error) throw DiskError(fmt::format("{}: cannot remove: {}", path, error.message()));
+}
+
+// None of a file that does not exist.
+std::vector<std::string> lines_of(const std::string& path) {
+  std::vector<std::string> lines;
+  std::ifstream in(path);
+  for (std::string line; std::getline(in, line);) lines.push_back(line);
+  return lines;
+}
+
 std::string csv_cell(const Json& value) { return value.is_null() ? "" : value.dump(); }
 
 }  // namespace
@@ -58,10 +76,34 @@ RunFolder::RunFolder(std::string path, bool overwrite) : path_(std::move(path)) 
   std::error_code error;
   std::filesystem::create_directories(path_, error);
   if (error) throw DiskError(fmt::format("{}: cannot create: {}", path_, error.message()));
-  for (const char* name : kRunContents) {
-    std::filesystem::remove_all(file(name), error);
-    if (error) throw DiskError(fmt::format("{}: cannot remove: {}", file(name), error.message()));
+  for (const int64_t step : committed_steps(path_)) move_to_trash(path_, step);
+  const std::string left = remove_leftovers(path_);
+  if (!left.empty()) throw DiskError(left);
+  for (const char* name : kRunContents) remove(file(name));
+}
+
+RunFolder::RunFolder(std::string path, int64_t step) : path_(std::move(path)) {
+  for (const char* name : kResults) remove(file(name));
+  truncate_metrics(step);
+}
+
+void RunFolder::truncate_metrics(int64_t step) {
+  std::string kept;
+  for (const std::string& line : lines_of(file("metrics.jsonl"))) {
+    const Json record = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    // The last line of a killed run may be cut.
+    if (record.is_discarded() || record.at("step").get<int64_t>() > step) break;
+    kept += line + "\n";
+    const auto at = static_cast<double>(record["step"].get<int64_t>());
+    if (record["loss"].is_number()) losses_.push_back({at, record["loss"].get<double>()});
+    const Json& eval = record["eval_loss"];
+    if (eval.is_number()) eval_losses_.push_back({at, eval.get<double>()});
   }
+  write_file_atomically(file("metrics.jsonl"), kept);
+  std::string table;
+  const std::vector<std::string> rows = lines_of(file("metrics.csv"));
+  for (size_t i = 0; i < rows.size() && i <= losses_.size(); ++i) table += rows[i] + "\n";
+  if (!table.empty()) write_file_atomically(file("metrics.csv"), table);
 }
 
 void RunFolder::require_free(const std::string& path, bool overwrite) {
@@ -72,16 +114,24 @@ void RunFolder::require_free(const std::string& path, bool overwrite) {
   if (std::filesystem::exists(path + "/" + kRunFile, ignored)) {
     if (overwrite) return;
     throw ConfigError(fmt::format(
-        "checkpoint.dir: {} already holds a run; choose another folder, or replace that run with "
-        "--overwrite",
+        "checkpoint.dir: {} already holds a run; go on with it by --resume auto, choose another "
+        "folder, or replace that run with --overwrite",
         path));
   }
-  for (const char* name : kRunContents) {
-    if (!std::filesystem::exists(path + "/" + name, ignored)) continue;
+  const auto refuse = [&](std::string_view name) {
     throw ConfigError(
         fmt::format("checkpoint.dir: {} holds {} but no {}, so it is no run; choose another folder",
                     path, name, kRunFile));
+  };
+  for (const char* name : kRunContents) {
+    if (std::filesystem::exists(path + "/" + name, ignored)) refuse(name);
   }
+  if (!std::filesystem::exists(path, ignored)) return;
+  for (const int64_t step : committed_steps(path)) refuse(checkpoint_name(step));
+}
+
+bool RunFolder::is_untouched(const std::string& path) {
+  return committed_steps(path).empty() && lines_of(path + "/metrics.jsonl").empty();
 }
 
 bool RunFolder::overwrites(const std::string& folder, const std::string& path) {
@@ -89,8 +139,10 @@ bool RunFolder::overwrites(const std::string& folder, const std::string& path) {
   const std::filesystem::path relative =
       std::filesystem::weakly_canonical(path, ignored)
           .lexically_relative(std::filesystem::weakly_canonical(folder, ignored));
-  return !relative.empty() &&
-         std::ranges::find(kRunContents, *relative.begin()) != std::end(kRunContents);
+  if (relative.empty()) return false;
+  const std::string name = *relative.begin();
+  return step_of_checkpoint(name).has_value() ||
+         std::ranges::find(kRunContents, name) != std::end(kRunContents);
 }
 
 void RunFolder::write_run_json(const Json& run) const {
@@ -133,7 +185,7 @@ void RunFolder::log(std::string_view line) const {
 
 void RunFolder::write_summary(std::string_view text) const {
   write_chart();
-  write_file_atomically(file("summary.txt"), text);
+  write_file_atomically(file(kSummaryFile), text);
 }
 
 void RunFolder::write_chart() const {

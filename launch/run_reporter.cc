@@ -43,6 +43,32 @@ void RunReporter::step(MetricsRecord record, bool log) {
   folder_->log(progress_.format(record));
 }
 
+Json RunReporter::state() const {
+  Json state = Json::object();
+  if (first_eval_) state["first_eval"] = *first_eval_;
+  if (last_eval_) state["last_eval"] = *last_eval_;
+  if (!last_) return state;
+  state["first_loss"] = first_->loss;
+  state["step"] = last_->step;
+  state["loss"] = last_->loss;
+  state["loss_ema"] = last_->loss_ema;
+  state["tokens"] = last_->tokens;
+  state["peak_bytes"] = last_->peak_bytes;
+  return state;
+}
+
+void RunReporter::restore(const Json& state) {
+  if (state.contains("first_eval")) first_eval_ = state["first_eval"].get<double>();
+  if (state.contains("last_eval")) last_eval_ = state["last_eval"].get<double>();
+  if (!state.contains("step")) return;
+  first_ = MetricsRecord{.loss = state.at("first_loss").get<double>()};
+  last_ = MetricsRecord{.step = state.at("step").get<int64_t>(),
+                        .loss = state.at("loss").get<double>(),
+                        .loss_ema = state.at("loss_ema").get<double>(),
+                        .tokens = state.at("tokens").get<int64_t>(),
+                        .peak_bytes = state.at("peak_bytes").get<int64_t>()};
+}
+
 void RunReporter::finish(double seconds,
                          const std::vector<std::pair<std::string, std::string>>& results) {
   std::string text;

@@ -29,6 +29,9 @@ class RunReporter {
   // After every step: moves the moving average and the live bar; `log` writes the record
   // everywhere.
   void step(MetricsRecord record, bool log);
+  // What a checkpoint keeps of it, for the reporter of a later start.
+  Json state() const;
+  void restore(const Json& state);
   // summary.txt and the closing lines on the console.
   void finish(double seconds, const std::vector<std::pair<std::string, std::string>>& results);
 

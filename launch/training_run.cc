@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "launch/training_run.h"
 
-#include <algorithm>
-#include <array>
 #include <chrono>
 #include <ostream>
 
 #include "kernels/gpu_ceiling.h"
 #include "kernels/machine_ceiling.h"
+#include "launch/run_lease.h"
+#include "launch/run_state.h"
 #include "launch/version.h"
 #include "model/hf_folder.h"
 #include "model/merged_weights.h"
+#include "runtime/failpoint.h"
 #include "runtime/io/sha256.h"
 
 namespace rankwise {
@@ -105,12 +106,6 @@ std::string TrainingRun::describe_mesh() const {
   return text;
 }
 
-EvaluationResult TrainingRun::evaluate(Trainer& trainer, int64_t max_batches) {
-  context_->world.activity().report("evaluate", kFilePatience);
-  return evaluate_loss(trainer.model(), make_eval_batches(config_, *data_.eval, mesh_, max_batches),
-                       mesh_, arena_, stream_);
-}
-
 void TrainingRun::require_free_folder(bool overwrite) const {
   if (!is_root()) return;
   const std::string& folder = config_.checkpoint.dir;
@@ -123,10 +118,20 @@ void TrainingRun::require_free_folder(bool overwrite) const {
   }
 }
 
-void TrainingRun::run(bool overwrite) {
-  require_free_folder(overwrite);
+ExitCode TrainingRun::run(const TrainOptions& options) {
+  const bool anew = options.resume == "none";
+  if (anew) require_free_folder(options.overwrite);
+  job_ = batch_job();
+  job_.name = context_->world.broadcast_text(job_.name, 0, "name of the job");
+  std::optional<RunLease> lease;
+  if (is_root()) lease.emplace(config_.checkpoint.dir, job_.name);
+  RunStart start = find_start(config_.checkpoint.dir, options.resume, context_->world);
+  if (start.is_finished) {
+    context_->out << fmt::format("{}: this run is finished\n", config_.checkpoint.dir);
+    return ExitCode::kDone;
+  }
   try {
-    train_and_export(overwrite);
+    return train_and_export(start, options);
   } catch (const OutOfMemoryError& error) {
     const bool can_recompute = config_.train.recompute != Recompute::kFull;
     throw OutOfMemoryError(fmt::format("{}; less is needed with {}a smaller train.micro_batch",
@@ -135,127 +140,87 @@ void TrainingRun::run(bool overwrite) {
   }
 }
 
-void TrainingRun::train_and_export(bool overwrite) {
-  const auto begin = Clock::now();
+ExitCode TrainingRun::train_and_export(const RunStart& start, const TrainOptions& options) {
   Activity& activity = context_->world.activity();
   activity.report("build the model", kFilePatience);
   peak_flops_per_s_ = measure_peak_flops_per_s(device_, compute_);
   memory_.reserve(arena_, stream_);
   Trainer trainer(config_, files_, adaptation_, mesh_, arena_, stream_, total_steps_);
-
-  std::optional<RunFolder> folder;
-  std::optional<RunReporter> reporter;
-  if (is_root()) {
-    activity.report("digest of model and data", kFilePatience);
-    folder.emplace(config_.checkpoint.dir, overwrite);
-    folder->write_run_json(describe_run());
-    folder->write_samples(render_samples(*data_.train, data_.tokenizer.get(), 3));
-    // mpirun gives every rank a terminal of its own, wherever its output ends.
-    reporter.emplace(*folder, context_->out, total_steps_, data_.eval != nullptr,
-                     /*live=*/context_->world.size() == 1);
-    reporter->say(fmt::format("rankwise {} on {}, {}, {}: {} of {} elements trained",
-                              program_version(), describe_mesh(), describe_device(device_),
-                              compute_name(), trainer.trained_elements(),
-                              parameter_count(files_.config)));
-    reporter->say("memory: " + memory_.summary());
-    reporter->say("train data: " + describe(data_.train->report));
-    if (data_.eval) reporter->say("eval data: " + describe(data_.eval->report));
-  }
-  train_steps(trainer, reporter ? &*reporter : nullptr);
+  begin(start, options, trainer);
+  const ExitCode code = train_steps(trainer);
+  if (code != ExitCode::kDone) return code;
   if (trainer.adalora() != nullptr) trainer.adalora()->allocator().check_agreement(stream_);
   activity.report("save", kFilePatience);
+  RW_FAILPOINT("export.begin");
   Arena host;
   std::vector<NamedTensor> weights;
   if (adaptation_.trains_weights() && mesh_.data().rank() == 0) {
     weights = base_weights(trainer.model(), host, stream_);
   }
   if (is_root()) {
-    const auto results = export_result(trainer, weights, *folder);
-    reporter->finish(seconds_since(begin), results);
+    const auto results = export_result(trainer, weights, *folder_);
+    RW_FAILPOINT("export.written");
+    reporter_->finish(seconds_before_ + seconds_since(begun_), results);
   }
   context_->world.barrier("end of training");
+  return code;
 }
 
-void TrainingRun::train_steps(Trainer& trainer, RunReporter* reporter) {
-  if (data_.eval) {
-    const EvaluationResult before = evaluate(trainer, config_.eval.batches);
-    if (reporter != nullptr) reporter->baseline(before.loss);
-  }
-  for (int64_t step = 0; step < total_steps_; ++step) {
-    const auto step_begin = Clock::now();
-    const std::vector<MicroBatch> batches = loader_.next_step();
-    const double data_seconds = seconds_since(step_begin);
-    const StepMeasurement measurement = trainer.train_step(step, batches);
-    const double step_seconds = seconds_since(step_begin);
-
-    const int64_t done = step + 1;
-    const bool last = done == total_steps_;
-    MetricsRecord record = compare_ranks(done, measurement, data_seconds, step_seconds);
-    record.wire_bytes = trainer.wire_bytes();
-    record.orth_loss = measurement.orthogonality_loss;
-    if (trainer.adalora() != nullptr) {
-      record.adalora_budget = trainer.adalora()->allocator().budget();
-      record.adalora_active = trainer.adalora()->allocator().active();
+void TrainingRun::begin(const RunStart& start, const TrainOptions& options, Trainer& trainer) {
+  if (is_root()) begin_folder(start, options, trainer);
+  for (const std::string& warning : start.warnings) say("WARNING: " + warning);
+  CheckpointOptions writer{.folder = config_.checkpoint.dir,
+                           .job = job_.name,
+                           .keep = static_cast<int>(config_.checkpoint.keep)};
+  if (start.reader && start.in_place) writer.resumed_from = start.reader->step();
+  context_->world.barrier("run folder");
+  checkpoints_.emplace(config_.checkpoint, std::move(writer),
+                       place_tensors(run_tensors(trainer), mesh_), context_->world, stream_,
+                       [this](std::string_view line) { say(line); });
+  if (!start.reader) {
+    if (data_.eval) {
+      const EvaluationResult before = evaluate(trainer, config_.eval.batches);
+      if (reporter_) reporter_->baseline(before.loss);
     }
-    const bool evaluates =
-        data_.eval && (last || (config_.eval.every > 0 && done % config_.eval.every == 0));
-    if (evaluates) record.eval_loss = evaluate(trainer, config_.eval.batches).loss;
-    if (reporter == nullptr) continue;
-    for (const std::string& weight : measurement.without_basis) {
-      reporter->say(
-          fmt::format("warning: step {}: {} keeps its old basis; the gradient is of too low a rank",
-                      done, weight));
-    }
-    reporter->step(record, evaluates || last || done % config_.log.every == 0);
+    return checkpoints_->prove(checkpoint_scalars());
   }
+  checkpoints_->restore(*start.reader, stream_);
+  first_step_ = start.reader->step();
+  continue_from(trainer, first_step_);
+  loader_.seek(first_step_);
+  const Json& scalars = start.reader->scalars();
+  tokens_so_far_ = scalars.at("tokens").get<int64_t>();
+  seconds_before_ = scalars.at("seconds").get<double>();
+  if (reporter_) reporter_->restore(scalars.at("reporter"));
+  say(fmt::format("goes on after step {} of {} from {}", first_step_, total_steps_,
+                  start.reader->path()));
+  RW_FAILPOINT("resume.done");
 }
 
-MetricsRecord TrainingRun::compare_ranks(int64_t step, const StepMeasurement& measurement,
-                                         double data_seconds, double step_seconds) {
-  constexpr int64_t kFields = 6;
-  const int64_t ranks = context_->world.size();
-  const size_t peak_bytes = static_cast<size_t>(arena_.peak_bytes()) + stream_.scratch_peak_bytes();
-  std::array<double, kFields> own = {measurement.compute_seconds,
-                                     measurement.reduce_seconds,
-                                     data_seconds,
-                                     static_cast<double>(measurement.tokens),
-                                     static_cast<double>(peak_bytes),
-                                     measurement.refresh_seconds.value_or(0.0)};
-  std::vector<double> all(static_cast<size_t>(ranks * kFields));
-  Stream host;
-  context_->world.all_gather(Tensor(all.data(), DType::kF64, {ranks, kFields}),
-                             Tensor(own.data(), DType::kF64, {kFields}), "step metrics", host);
-
-  MetricsRecord record;
-  record.step = step;
-  record.epoch = loader_.epochs_at(step);
-  record.loss = measurement.loss;
-  record.token_accuracy = measurement.token_accuracy;
-  record.grad_norm = measurement.gradient_norm;
-  record.lr = measurement.learning_rate;
-  record.step_ms = step_seconds * 1e3;
-  double slowest_seconds = -1.0;
-  double tokens = 0.0;
-  for (int64_t rank = 0; rank < ranks; ++rank) {
-    const double* of_rank = all.data() + rank * kFields;
-    if (of_rank[0] > slowest_seconds) {
-      slowest_seconds = of_rank[0];
-      record.slowest_rank = rank;
-    }
-    record.comm_ms = std::max(record.comm_ms, of_rank[1] * 1e3);
-    record.data_wait_ms = std::max(record.data_wait_ms, of_rank[2] * 1e3);
-    tokens += of_rank[3] / mesh_.tensor().size();
-    if (measurement.refresh_seconds) {
-      record.galore_refresh_ms = std::max(record.galore_refresh_ms.value_or(0.0), of_rank[5] * 1e3);
-    }
-    record.peak_bytes = std::max(record.peak_bytes, static_cast<int64_t>(of_rank[4]));
+void TrainingRun::begin_folder(const RunStart& start, const TrainOptions& options,
+                               const Trainer& trainer) {
+  context_->world.activity().report("digest of model and data", kFilePatience);
+  const std::string& folder = config_.checkpoint.dir;
+  description_ = describe_run();
+  if (start.reader) require_same_run(start.reader->scalars().value("run", Json()), description_);
+  if (start.reader && start.in_place) {
+    folder_.emplace(folder, start.reader->step());
+  } else {
+    const bool untouched = options.resume == "auto" && RunFolder::is_untouched(folder);
+    folder_.emplace(folder, options.overwrite || untouched);
+    RW_FAILPOINT("start.folder");
+    folder_->write_run_json(description_);
+    folder_->write_samples(render_samples(*data_.train, data_.tokenizer.get(), 3));
   }
-  tokens_so_far_ += static_cast<int64_t>(tokens);
-  record.tokens = tokens_so_far_;
-  record.tokens_per_s = tokens / step_seconds;
-  record.tokens_per_s_per_rank = record.tokens_per_s / static_cast<double>(ranks);
-  record.mfu = measurement.flops / (step_seconds * peak_flops_per_s_);
-  return record;
+  // mpirun gives every rank a terminal of its own, wherever its output ends.
+  reporter_.emplace(*folder_, context_->out, total_steps_, data_.eval != nullptr,
+                    /*live=*/context_->world.size() == 1);
+  say(fmt::format("rankwise {} on {}, {}, {}: {} of {} elements trained", program_version(),
+                  describe_mesh(), describe_device(device_), compute_name(),
+                  trainer.trained_elements(), parameter_count(files_.config)));
+  say("memory: " + memory_.summary());
+  say("train data: " + describe(data_.train->report));
+  if (data_.eval) say("eval data: " + describe(data_.eval->report));
 }
 
 std::vector<std::pair<std::string, std::string>> TrainingRun::export_result(
@@ -284,6 +249,7 @@ Json TrainingRun::describe_run() const {
   run["ranks"] = context_->world.size();
   run["device"] = describe_device(device_);
   run["compute"] = compute_name();
+  run["total_steps"] = total_steps_;
   Json data = Json::object();
   for (const auto* sources : {&config_.data.train, &config_.data.eval}) {
     for (const DataSource& source : *sources) data[source.path] = sha256_file(source.path);

@@ -2,7 +2,9 @@
 // TrainingRun: one `train` job from configuration to exported result.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,12 +14,19 @@
 #include "launch/evaluation.h"
 #include "launch/memory_plan.h"
 #include "launch/model_files.h"
+#include "launch/preemption.h"
+#include "launch/run_checkpoints.h"
 #include "launch/run_reporter.h"
 #include "launch/trainer.h"
 #include "launch/training_data.h"
 #include "launch/verbs/verb.h"
 
 namespace rankwise {
+
+struct TrainOptions {
+  bool overwrite = false;       // the run that stands in checkpoint.dir may be replaced
+  std::string resume = "none";  // none | auto | path of a checkpoint
+};
 
 class TrainingRun {
  public:
@@ -30,17 +39,33 @@ class TrainingRun {
   // ConfigError when checkpoint.dir cannot become the folder of this run. `overwrite`: the run that
   // stands there may be replaced, unless this one reads its model or adapter.
   void require_free_folder(bool overwrite) const;
-  // Trains, evaluates, writes the run folder and exports the result into it;
-  // require_free_folder comes first.
-  void run(bool overwrite);
+  // Trains, evaluates, writes the run folder and exports the result into it. kDone, or kRequeue
+  // when it stopped after a checkpoint because it was asked to (preemption.h).
+  ExitCode run(const TrainOptions& options);
 
  private:
-  void train_and_export(bool overwrite);
-  // Only rank 0 has a reporter.
-  void train_steps(Trainer& trainer, RunReporter* reporter);
+  // What all ranks know after a step.
+  struct Agreement {
+    RunRequest request = RunRequest::kNone;
+    bool is_time = false;          // for a checkpoint
+    bool commit_is_young = false;  // so that a request to terminate needs none
+  };
+
+  // Takes the start's state over and opens the folder. Only rank 0 has a folder and a reporter.
+  void begin(const RunStart& start, const TrainOptions& options, Trainer& trainer);
+  void begin_folder(const RunStart& start, const TrainOptions& options, const Trainer& trainer);
+  ExitCode train_and_export(const RunStart& start, const TrainOptions& options);
+  ExitCode train_steps(Trainer& trainer);
+  // Saves when it is time; whether the run stops here.
+  bool end_step(int64_t done, std::optional<double> eval_loss, const Agreement& agreed);
+  void warn_of_kept_bases(int64_t step, const StepMeasurement& measurement);
   MetricsRecord compare_ranks(int64_t step, const StepMeasurement& measurement, double data_seconds,
-                              double step_seconds);
+                              double step_seconds, Agreement& agreed);
   EvaluationResult evaluate(Trainer& trainer, int64_t max_batches);
+  Json checkpoint_scalars() const;
+  void say(std::string_view line) {
+    if (reporter_) reporter_->say(line);
+  }
   // `weights`: all of the base, if it was trained. Where the results went, for the summary.
   std::vector<std::pair<std::string, std::string>> export_result(
       Trainer& trainer, const std::vector<NamedTensor>& weights, const RunFolder& folder);
@@ -64,7 +89,15 @@ class TrainingRun {
   MemoryPlan memory_;
   Arena arena_;
   Stream stream_;
+  BatchJob job_;
+  std::optional<RunFolder> folder_;
+  std::optional<RunReporter> reporter_;
+  std::optional<RunCheckpoints> checkpoints_;
+  Json description_;  // run.json, on rank 0
+  int64_t first_step_ = 0;
   int64_t tokens_so_far_ = 0;
+  double seconds_before_ = 0.0;  // of the starts that this one continues
+  std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();
   double peak_flops_per_s_ = 0.0;  // matmul ceiling of this rank, in the compute type
 };
 

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "launch/checkpoint/checkpoint_folder.h"
+#include "runtime/failpoint.h"
 #include "runtime/io/atomic_file.h"
 
 namespace rankwise {
@@ -113,6 +114,7 @@ void CheckpointWriter::begin(const CheckpointState& state, Stream& stream) {
   }
   // From here on nothing is thrown: what fails is told in the vote of try_commit().
   Vote started = vote_on([&] {
+    RW_FAILPOINT("save.snapshot");
     snapshot_.take(state.tensors, stream);
     writing_ = std::async(std::launch::async,
                           [this, temporary] { return vote_on([&] { return write(temporary); }); });
@@ -130,7 +132,9 @@ void CheckpointWriter::begin(const CheckpointState& state, Stream& stream) {
 Json CheckpointWriter::write(const std::string& folder) const {
   const std::vector<CheckpointTensor>& tensors = snapshot_.tensors();
   if (tensors.empty()) return Json();
+  RW_FAILPOINT("save.write");
   const CheckpointFile file = write_rank_file(folder, world_->rank(), tensors);
+  RW_FAILPOINT("save.written");
   return Json{{"bytes", file.bytes}, {"sha256", file.sha256}, {"tensors", index_of(tensors)}};
 }
 
@@ -161,6 +165,7 @@ std::optional<CommitReport> CheckpointWriter::try_commit(bool wait) {
   const std::string what = fmt::format("cannot save step {}", step_);
   CommitReport report{.step = step_, .path = options_.folder + "/" + checkpoint_name(step_)};
   try {
+    RW_FAILPOINT("commit.vote");
     const std::vector<Json> votes = require_agreement(*world_, written, what, kWritten);
     const Vote committed = vote_on([&] {
       if (is_root()) commit(votes);
@@ -191,13 +196,16 @@ void CheckpointWriter::commit(const std::vector<Json>& votes) {
     total_bytes_ += bytes;
   }
   const std::string path = temporary_ + "/" + kManifestName;
+  RW_FAILPOINT("commit.manifest");
   write_file_atomically(path, manifest_text(manifest));
   // What a reader would refuse is never committed: parts that nobody wrote, files that other hosts
   // wrote to a disk of their own, numbers that JSON cannot hold.
   const CheckpointManifest kept = parse_manifest(read_file(path, JsonLimits{}.max_bytes), path);
   require_files(temporary_, kept);
   if (kept.scalars != scalars_) throw FormatError(path + ": scalars read back changed");
+  RW_FAILPOINT("commit.rename");
   commit_folder(options_.folder, temporary_, step_);
+  RW_FAILPOINT("commit.renamed");
 }
 
 std::vector<std::string> CheckpointWriter::tidy_up() {
@@ -208,6 +216,7 @@ std::vector<std::string> CheckpointWriter::tidy_up() {
   note(std::exchange(startup_warning_, ""));
   const Vote done = vote_on([&] {
     write_pointer(options_.folder, kLatestPointer, step_);
+    RW_FAILPOINT("commit.pointed");
     if (best_) write_pointer(options_.folder, kBestPointer, step_);
     const std::vector<int64_t> superseded = superseded_steps(
         committed_steps(options_.folder), step_, read_pointer(options_.folder, kBestPointer),
@@ -217,6 +226,7 @@ std::vector<std::string> CheckpointWriter::tidy_up() {
     if (removal_.valid()) note(removal_.get());
     std::vector<std::string> trash;
     for (int64_t step : superseded) trash.push_back(move_to_trash(options_.folder, step));
+    RW_FAILPOINT("commit.trashed");
     removal_ = std::async(std::launch::async, [trash] {
       std::string first;
       for (const std::string& path : trash) {

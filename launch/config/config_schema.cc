@@ -214,8 +214,16 @@ void visit_reporting(TrainConfig& config, ConfigVisitor& visitor) {
                  integer_leaf(config.eval.batches, kNotNegative));
   });
   visitor.section({"checkpoint", "what the run leaves behind"}, [&] {
-    visitor.leaf({"dir", "run folder: metrics, log, charts, adapter"},
+    visitor.leaf({"dir", "run folder: metrics, log, charts, checkpoints, adapter"},
                  text_leaf(config.checkpoint.dir));
+    visitor.leaf({"every", "steps between checkpoints; 0: only at the end"},
+                 integer_leaf(config.checkpoint.every, kNotNegative));
+    visitor.leaf({"every_minutes", "another one when the last is so old; 0: never"},
+                 real_leaf(config.checkpoint.every_minutes, {.min = 0.0, .max = 1e6}));
+    visitor.leaf({"keep", "newest checkpoints that stay"},
+                 integer_leaf(config.checkpoint.keep, {.min = 1, .max = 1000}));
+    visitor.leaf({"best", "the one with the least evaluation loss stays too"},
+                 flag_leaf(config.checkpoint.best));
   });
   visitor.section({"log", "console and metrics files"}, [&] {
     visitor.leaf({"every", "steps between lines"}, integer_leaf(config.log.every, kAtLeastOne));

@@ -146,6 +146,10 @@ struct EvalSection {
 
 struct CheckpointSection {
   std::string dir = "runs/default";  // the run folder (run_folder.h)
+  int64_t every = 200;               // steps between checkpoints; 0: only at the end
+  double every_minutes = 0.0;        // besides, since the last one; 0: never
+  int64_t keep = 3;                  // newest
+  bool best = true;                  // and the one with the best evaluation
   bool operator==(const CheckpointSection&) const = default;
 };
 

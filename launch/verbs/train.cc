@@ -19,8 +19,15 @@ class TrainVerb : public Verb {
     app.add_option("overrides", overrides_, "key=value pairs over the file, e.g. optim.lr=2e-4");
     app.add_flag("--dry-run", dry_run_, "check everything and show the memory plan; no steps");
     app.add_flag("--print-config", print_config_, "print the resolved configuration and stop");
-    app.add_flag("--overwrite", overwrite_, "replace the run that stands in checkpoint.dir");
+    app.add_flag("--overwrite", options_.overwrite,
+                 "replace the run that stands in checkpoint.dir");
+    app.add_option("--resume", options_.resume,
+                   "auto: go on with the run in checkpoint.dir, or begin it; PATH of a checkpoint: "
+                   "go on from there; none")
+        ->capture_default_str();
   }
+
+  bool is_preemptible() const override { return true; }
 
   int run(VerbContext& context) override {
     const TrainConfig config = load_train_config(run_, overrides_);
@@ -29,15 +36,17 @@ class TrainVerb : public Verb {
       context.out << rankwise::print_config(config);
       return static_cast<int>(ExitCode::kDone);
     }
+    if (options_.overwrite && options_.resume != "none") {
+      throw ConfigError("--overwrite and --resume exclude each other");
+    }
     context.world.activity().report("read model and data", kFilePatience);
     TrainingRun training(config, context);
     if (dry_run_) {
-      training.require_free_folder(overwrite_);
+      if (options_.resume == "none") training.require_free_folder(options_.overwrite);
       context.out << training.describe_plan();
-    } else {
-      training.run(overwrite_);
+      return static_cast<int>(ExitCode::kDone);
     }
-    return static_cast<int>(ExitCode::kDone);
+    return static_cast<int>(training.run(options_));
   }
 
  private:
@@ -45,7 +54,7 @@ class TrainVerb : public Verb {
   std::vector<std::string> overrides_;
   bool dry_run_ = false;
   bool print_config_ = false;
-  bool overwrite_ = false;
+  TrainOptions options_;
 };
 
 }  // namespace

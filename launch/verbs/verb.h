@@ -35,6 +35,8 @@ class Verb {
   virtual std::string help() const = 0;  // one line
   // Options bind to members of the verb, which run() then reads.
   virtual void add_options(CLI::App& app) = 0;
+  // Whether signals only ask it to stop (preemption.h), from before MPI is up.
+  virtual bool is_preemptible() const { return false; }
   // Returns the exit code. User-caused failures are thrown as Error.
   virtual int run(VerbContext& context) = 0;
 };

@@ -68,6 +68,8 @@ class Adapter {
   }
   virtual void take_row_squares(const Tensor& /*squares*/, ForwardContext& /*context*/) {}
   virtual void parameters_changed() {}
+  // All parameters were given values that were trained before.
+  virtual void parameters_restored() { parameters_changed(); }
 
   // Defined when such a term is all that this adapter does in this pass: then the linear layer
   // computes it together with its base weight, and forward and backward are not called.

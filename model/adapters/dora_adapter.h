@@ -24,6 +24,10 @@ class DoraAdapter : public LoraAdapter {
   // Where the inputs are split, the tensor ranks add up their squares.
   void take_row_squares(const Tensor& squares, ForwardContext& context) override;
   void parameters_changed() override { prepared_ = false; }
+  void parameters_restored() override {
+    prepared_ = false;
+    has_magnitude_ = true;
+  }
   std::optional<LowRankTerm> low_rank_term(const ForwardContext& context) override;
   ColumnDots output_dots() override;
   std::vector<Parameter*> parameters() override { return {&b_, &a_, &magnitude_}; }

@@ -114,13 +114,14 @@ class Slurm : public ::testing::Test {
     return {{"PATH", file("bin") + ":" + cluster().variable("PATH")}};
   }
 
-  // The job trains; the same one again ends with the exit code of a run folder in use.
+  // The job trains; the same one again finds nothing left to do.
   void expect_trains_once(const std::string& job,
                           const std::map<std::string, std::string>& environment) const {
     const std::string yaml = run_file();
     EXPECT_EQ(ending(submit({job, yaml}, environment)), "0:0") << log();
     EXPECT_TRUE(std::filesystem::exists(file("run/adapter"))) << log();
-    EXPECT_EQ(ending(submit({job, yaml}, environment)), "2:0") << log();
+    EXPECT_EQ(ending(submit({job, yaml}, environment)), "0:0") << log();
+    EXPECT_NE(log().find("this run is finished"), std::string::npos) << log();
   }
 
  private:
@@ -176,10 +177,36 @@ TEST_F(Slurm, AKilledTaskEndsTheJob) {
   }
   ASSERT_GT(second_task, 0) << processes.str();
   ASSERT_EQ(kill(second_task, SIGKILL), 0);
-  // The larger of SIGKILL and of the SIGTERM by which Slurm ends the other task, if it comes to
-  // that.
+  // Of the killed task, or of the other one, which has noticed.
   const std::string code = ending(job);
-  EXPECT_TRUE(code == "137:0" || code == "143:0") << code << log();
+  EXPECT_TRUE(code == "137:0" || code == "72:0") << code << log();
+}
+
+// USR1 as before the time limit: the job saves, is requeued, goes on, and ends with the weights of
+// a run that was not disturbed.
+TEST_F(Slurm, AnEndingJobSavesAndGoesOnFromTheQueue) {
+  const std::string yaml = run_file();
+  const std::string steps = "train.steps=3000";
+  const std::string twin = file("twin");
+  ASSERT_EQ(run_rankwise({"train", yaml, steps, "checkpoint.dir=" + twin}, 2).exit_code, 0);
+
+  const ProgramResult job = submit({bare(), yaml, steps});
+  ASSERT_EQ(job.exit_code, 0) << job.errors;
+  ASSERT_TRUE(await([&] { return log().find("checkpoint of step 0") != std::string::npos; }))
+      << log();
+  const std::string number = job_number(job);
+  ASSERT_EQ(cluster().run({"scancel", "--batch", "--signal=USR1", number}).exit_code, 0);
+  ASSERT_TRUE(await([&] { return log().find("on request") != std::string::npos; })) << log();
+  ASSERT_TRUE(await([&] { return field(number, "Restarts") == "1"; })) << log();
+  // A requeued job waits for two minutes unless it is told to begin, which must not be before its
+  // node has forgotten the first start.
+  ASSERT_TRUE(await([&] { return field(number, "JobState") == "PENDING"; })) << log();
+  std::this_thread::sleep_for(std::chrono::seconds(3));
+  cluster().run({"scontrol", "update", "JobId=" + number, "StartTime=now"});
+  EXPECT_EQ(ending(job), "0:0") << log();
+  EXPECT_NE(log().find("goes on after step"), std::string::npos) << log();
+  const std::string weights = "/adapter/adapter_model.safetensors";
+  EXPECT_TRUE(slurp(file("run") + weights) == slurp(twin + weights));
 }
 
 // Each would train alone and overwrite the files of the other.

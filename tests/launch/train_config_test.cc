@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "runtime/errors.h"
+#include "tests/support/error_of.h"
 
 namespace rankwise {
 namespace {
@@ -76,7 +77,7 @@ train: {epochs: 2.5, global_batch: 6, micro_batch: 3, seed: 7, recompute: full, 
 optim: {name: adamw, lr: 1e-3, schedule: linear, warmup: 20, min_lr: 1e-5, betas: [0.8, 0.95], eps: 1e-6, weight_decay: 0.1, max_grad_norm: 0}
 parallel: {tensor: 1}
 eval: {every: 5, batches: 0}
-checkpoint: {dir: runs/x}
+checkpoint: {dir: runs/x, every: 7, every_minutes: 2.5, keep: 2, best: false}
 log: {every: 2}
 )",
                                                 "run.yaml", {});
@@ -121,6 +122,10 @@ log: {every: 2}
   EXPECT_EQ(config.eval.every, 5);
   EXPECT_EQ(config.eval.batches, 0);
   EXPECT_EQ(config.checkpoint.dir, "runs/x");
+  EXPECT_EQ(config.checkpoint.every, 7);
+  EXPECT_EQ(config.checkpoint.every_minutes, 2.5);
+  EXPECT_EQ(config.checkpoint.keep, 2);
+  EXPECT_FALSE(config.checkpoint.best);
   EXPECT_EQ(config.log.every, 2);
   EXPECT_EQ(parse_train_config(print_config(config), "printed", {}), config);
 }
@@ -194,10 +199,9 @@ TEST(TrainConfig, OptionsOfLaterVersionsAreRefusedNotIgnored) {
     EXPECT_NE(message.find("(available: "), std::string::npos) << message;
   }
   for (const char* option :
-       {"parallel.tensor=0", "parallel.shard_base=tensor", "guard.nan=stop", "checkpoint.every=10",
-        "checkpoint.keep=3", "checkpoint.best=true", "log.tensorboard=false",
-        "adapt.0.init=default", "adapt.0.adalora={target_rank: 8}", "adapt.0.galore={rank: 8}",
-        "train.micro_batch=auto"}) {
+       {"parallel.tensor=0", "parallel.shard_base=tensor", "guard.nan=stop", "checkpoint.every=-1",
+        "checkpoint.keep=0", "log.tensorboard=false", "adapt.0.init=default",
+        "adapt.0.adalora={target_rank: 8}", "adapt.0.galore={rank: 8}", "train.micro_batch=auto"}) {
     EXPECT_NE(refusal(kMinimal, {option}), "") << option;
   }
 }

@@ -104,6 +104,7 @@ TaskPlugin=task/affinity
 JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
+SchedulerParameters=sched_interval=1,bf_interval=1
 ReturnToService=2
 NodeName=$host NodeAddr=127.0.0.1 $node State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES State=UP

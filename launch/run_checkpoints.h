@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// RunCheckpoints: when a run is saved, what becomes of a save that fails, and where it starts.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "launch/checkpoint/checkpoint_reader.h"
+#include "launch/checkpoint/checkpoint_writer.h"
+#include "launch/config/train_config.h"
+
+namespace rankwise {
+
+// Called by all ranks at the same steps.
+class RunCheckpoints {
+ public:
+  using Say = std::function<void(std::string_view line)>;
+
+  // `tensors`: the state, which is read in every save. `say`: on rank 0, for the log.
+  RunCheckpoints(const CheckpointSection& section, CheckpointOptions options,
+                 std::vector<CheckpointTensor> tensors, Communicator& world, Stream& stream,
+                 Say say);
+
+  // Of a new run: saves step 0 and reads it back, so that what cannot be saved is known before any
+  // work is done.
+  void prove(Json scalars);
+  // Copies a checkpoint into the state. `best_loss`: of BEST so far.
+  void restore(const CheckpointReader& reader, Stream& stream);
+
+  // By checkpoint.every.
+  bool is_due(int64_t step) const { return section_.every > 0 && step % section_.every == 0; }
+  // By checkpoint.every_minutes, on this rank's clock.
+  bool is_time() const;
+  // Since the last commit or the start, on this rank's clock.
+  double seconds_since_commit() const { return seconds_since(committed_); }
+
+  // `loss`: of an evaluation in this step. In the background, and a DiskError is only logged; with
+  // `at_exit` it returns when the checkpoint is durable, or throws.
+  void save(int64_t step, std::optional<double> loss, Json scalars, bool at_exit);
+  // Commits what was written meanwhile; does not wait.
+  void poll() { finish(/*wait=*/false, /*at_exit=*/false); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  static double seconds_since(Clock::time_point begin) {
+    return std::chrono::duration<double>(Clock::now() - begin).count();
+  }
+  void finish(bool wait, bool at_exit);
+
+  CheckpointSection section_;
+  Communicator* world_;
+  Stream* stream_;
+  Say say_;
+  CheckpointState state_;
+  CheckpointWriter writer_;
+  std::optional<double> best_loss_;
+  Clock::time_point saved_ = Clock::now();
+  Clock::time_point committed_ = Clock::now();
+};
+
+// Where a run starts.
+struct RunStart {
+  bool is_finished = false;                // nothing is left to do
+  std::optional<CheckpointReader> reader;  // absent: anew
+  bool in_place = false;                   // the checkpoint lies in the run's own folder
+  std::vector<std::string> warnings;
+};
+// Called by all ranks. `resume`: none, auto, or the path of a checkpoint. FormatError and
+// ConfigError; kDoNotRequeue when the third start in a row with `auto` has come no further than the
+// first.
+RunStart find_start(const std::string& folder, const std::string& resume, Communicator& world);
+
+}  // namespace rankwise
