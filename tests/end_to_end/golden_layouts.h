@@ -28,7 +28,8 @@ inline std::vector<std::vector<std::string>> other_methods() {
     method.insert(method.begin(), {"adapt.0.from=null", "train.steps=12"});
   }
   // Three refreshes of every basis.
-  methods.push_back({"adapt.0={method: galore, galore: {rank: 12, refresh: 5}}", "train.steps=12"});
+  methods.push_back({"adapt.0={method: galore, galore: {rank: 12, refresh: 5}}", "model.quant=none",
+                     "train.steps=12"});
   return methods;
 }
 
