@@ -28,8 +28,7 @@ inline std::vector<std::vector<std::string>> other_methods() {
     method.insert(method.begin(), {"adapt.0.from=null", "train.steps=12"});
   }
   // Three refreshes of every basis.
-  methods.push_back({"adapt.0={method: galore, galore: {rank: 12, refresh: 5}}", "model.quant=none",
-                     "train.steps=12"});
+  methods.push_back({"adapt.0={method: galore, galore: {rank: 12, refresh: 5}}", "train.steps=12"});
   return methods;
 }
 
@@ -74,7 +73,8 @@ class GoldenLayouts {
 
  private:
   TrainConfig config(std::vector<std::string> overrides) const {
-    overrides.insert(overrides.end(), {"model.quant=nf4", "train.micro_batch=2"});
+    if (!trains_weights(overrides)) overrides.emplace_back("model.quant=nf4");
+    overrides.emplace_back("train.micro_batch=2");
     return load_train_config(path_, overrides);
   }
 
