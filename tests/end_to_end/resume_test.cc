@@ -318,8 +318,15 @@ TEST(ChainedPreemptions, LeaveTheSameRun) {
 
 // Under mpirun, with real signals: kills at random times, and USR1 to any one of the ranks.
 TEST(Faults, KilledAndPreemptedRanksLeaveTheSameWeights) {
-  const ProgramResult result = run_program(
-      {"tests/faults.sh", std::getenv("RANKWISE_BINARY"), "10", "4", "2"}, {{"STEPS", "300"}});
+#ifdef __SANITIZE_ADDRESS__
+  const char *kills = "3", *preemptions = "1",
+             *steps = "60";  // every start takes ten times as long
+#else
+  const char *kills = "10", *preemptions = "4", *steps = "300";
+#endif
+  const ProgramResult result =
+      run_program({"tests/faults.sh", std::getenv("RANKWISE_BINARY"), kills, preemptions, "2"},
+                  {{"STEPS", steps}});
   EXPECT_EQ(result.exit_code, 0) << result.output << result.errors;
 }
 

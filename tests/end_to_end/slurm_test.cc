@@ -186,7 +186,11 @@ TEST_F(Slurm, AKilledTaskEndsTheJob) {
 // a run that was not disturbed.
 TEST_F(Slurm, AnEndingJobSavesAndGoesOnFromTheQueue) {
   const std::string yaml = run_file();
+#ifdef __SANITIZE_ADDRESS__
+  const std::string steps = "train.steps=600";
+#else
   const std::string steps = "train.steps=3000";
+#endif
   const std::string twin = file("twin");
   ASSERT_EQ(run_rankwise({"train", yaml, steps, "checkpoint.dir=" + twin}, 2).exit_code, 0);
 
