@@ -90,6 +90,13 @@ TrainConfig run_config(const SmallRun& run, const std::string& name,
 
 using Overrides = std::vector<std::string>;
 
+// Under sanitizers, where a start takes ten times as long, some of the cases stand for all.
+#ifdef __SANITIZE_ADDRESS__
+constexpr bool kSanitizes = true;
+#else
+constexpr bool kSanitizes = false;
+#endif
+
 const std::map<std::string, Overrides>& methods() {
   static const std::map<std::string, Overrides> table = {
       {"lora", {"adapt.0.dropout=0.1"}},
@@ -128,7 +135,8 @@ TEST_P(ResumedMethod, ContinuesBitForBitFromEveryStop) {
   const Outcome expected = outcome_of(whole.checkpoint.dir);
   ASSERT_EQ(expected.losses.size(), static_cast<size_t>(kSteps));
   ASSERT_NE(expected.weights, "");
-  for (const int64_t stop : {1, 3, 4, 7, 11}) {
+  for (const int64_t stop :
+       kSanitizes ? std::vector<int64_t>{4} : std::vector<int64_t>{1, 3, 4, 7, 11}) {
     SCOPED_TRACE(stop);
     const TrainConfig config = run_config(files, fmt::format("stop{}", stop), method);
     ASSERT_EQ(train_in_folder(config, "auto", {}, stop), ExitCode::kRequeue);
@@ -159,7 +167,7 @@ TEST_P(ResumedLayout, ContinuesOnAnyOtherLayoutUpToRounding) {
     const TrainConfig stopped = run_config(files, fmt::format("from{}", from), method);
     ASSERT_EQ(train_in_folder(stopped, "none", layouts[from], 4), ExitCode::kRequeue);
     for (size_t to = 0; to < layouts.size(); ++to) {
-      if (to == from) continue;
+      if (to == from || (kSanitizes && to != (from + 2) % layouts.size())) continue;
       SCOPED_TRACE(fmt::format("{} x {} to {} x {}", layouts[from].data, layouts[from].tensor,
                                layouts[to].data, layouts[to].tensor));
       const TrainConfig config = run_config(files, fmt::format("to{}{}", from, to), method);
@@ -318,15 +326,9 @@ TEST(ChainedPreemptions, LeaveTheSameRun) {
 
 // Under mpirun, with real signals: kills at random times, and USR1 to any one of the ranks.
 TEST(Faults, KilledAndPreemptedRanksLeaveTheSameWeights) {
-#ifdef __SANITIZE_ADDRESS__
-  const char *kills = "3", *preemptions = "1",
-             *steps = "60";  // every start takes ten times as long
-#else
-  const char *kills = "10", *preemptions = "4", *steps = "300";
-#endif
-  const ProgramResult result =
-      run_program({"tests/faults.sh", std::getenv("RANKWISE_BINARY"), kills, preemptions, "2"},
-                  {{"STEPS", steps}});
+  const ProgramResult result = run_program({"tests/faults.sh", std::getenv("RANKWISE_BINARY"),
+                                            kSanitizes ? "3" : "10", kSanitizes ? "1" : "4", "2"},
+                                           {{"STEPS", kSanitizes ? "60" : "300"}});
   EXPECT_EQ(result.exit_code, 0) << result.output << result.errors;
 }
 
