@@ -29,7 +29,7 @@ struct Layout {
 };
 
 inline void ask_to_stop() { std::raise(SIGUSR1); }
-inline void fail() { throw std::runtime_error("fails"); }
+inline void fail() { throw std::logic_error("fails"); }
 
 // Trains in `config`'s folder on ranks that are threads. On the last rank, `action` happens in step
 // `at`.

@@ -56,9 +56,12 @@ TEST_F(StoppedRun, RefusesChangesThatWouldMakeItAnotherRun) {
 
 TEST(ResumedRun, MayHaveItsFilesElsewhere) {
   const auto run = [](const std::string& place, int64_t rank) {
-    const Json data = {{"train", {{{"path", place}, {"format", "tokens"}}}}};
-    const Json adapt = Json::array({{{"from", place}, {"rank", rank}}});
-    return Json{{"config", {{"data", data}, {"adapt", adapt}, {"model", {{"path", place}}}}},
+    const Json source = {{"path", place}, {"format", "tokens"}};
+    const Json rule = {{"from", place}, {"rank", rank}};
+    return Json{{"config",
+                 {{"data", {{"train", Json::array({source})}}},
+                  {"adapt", Json::array({rule})},
+                  {"model", {{"path", place}}}}},
                 {"total_steps", 3},
                 {"data_sha256", {{place, "digest"}}}};
   };
@@ -93,7 +96,7 @@ TEST_F(StoppedRun, GoesOnInAnotherFolderFromAPath) {
   const std::string other = files_.folder().file("other");
   const auto before = contents_of(folder());
   EXPECT_THROW(start({"checkpoint.dir=" + other}, folder() + "/step-00000004", 5, fail),
-               std::runtime_error);
+               std::logic_error);
   EXPECT_EQ(committed_steps(other), std::vector<int64_t>{4});
   EXPECT_EQ(contents_of(folder()), before);
   ASSERT_EQ(start({"checkpoint.dir=" + other}, "auto"), ExitCode::kDone);
@@ -104,7 +107,7 @@ TEST_F(StoppedRun, GoesOnInAnotherFolderFromAPath) {
 
 TEST_F(StoppedRun, StartsThatComeNoFurtherEndWithDoNotRequeue) {
   for (int attempt = 0; attempt < 3; ++attempt) {
-    EXPECT_THROW(start({}, "auto", 5, fail), std::runtime_error);
+    EXPECT_THROW(start({}, "auto", 5, fail), std::logic_error);
   }
   try {
     start({}, "auto");
