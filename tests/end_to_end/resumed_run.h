@@ -41,12 +41,12 @@ inline ExitCode train_in_folder(TrainConfig config, const std::string& resume, L
   run_ranks_as_threads(static_cast<int>(codes.size()), [&](Communicator& world) {
     std::ostringstream out;
     VerbContext context{.world = world, .local_size = world.size(), .host = "host", .out = out};
+    TrainingRun run(config, context);  // its memory plan walks a step too
     if (world.rank() == world.size() - 1) {
       world.activity().set_observer([&](std::string_view work) {
         if (work == fmt::format("step {}", at)) action();
       });
     }
-    TrainingRun run(config, context);
     codes[static_cast<size_t>(world.rank())] = run.run({.resume = resume});
   });
   for (const ExitCode code : codes) EXPECT_EQ(code, codes[0]);
