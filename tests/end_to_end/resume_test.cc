@@ -73,7 +73,7 @@ TEST_P(ResumedLayout, ContinuesOnAnyOtherLayoutUpToRounding) {
   const TrainConfig whole = run_config(files, "whole", method);
   ASSERT_EQ(train_in_folder(whole, "none"), ExitCode::kDone);
   const Outcome expected = outcome_of(whole.checkpoint.dir);
-  const std::vector<Layout> layouts = {{1, 1}, {2, 1}, {1, 2}, {2, 2}, {4, 1}};
+  const std::vector<RunLayout> layouts = {{1, 1}, {2, 1}, {1, 2}, {2, 2}, {4, 1}};
   for (size_t from = 0; from < layouts.size(); ++from) {
     const TrainConfig stopped = run_config(files, fmt::format("from{}", from), method);
     ASSERT_EQ(train_in_folder(stopped, "none", layouts[from], 4), ExitCode::kRequeue);

@@ -23,7 +23,7 @@ namespace fs = std::filesystem;
 
 inline constexpr int64_t kSteps = 12;
 
-struct Layout {
+struct RunLayout {
   int data = 1;
   int tensor = 1;
 };
@@ -33,8 +33,9 @@ inline void fail() { throw std::logic_error("fails"); }
 
 // Trains in `config`'s folder on ranks that are threads. On the last rank, `action` happens in step
 // `at`.
-inline ExitCode train_in_folder(TrainConfig config, const std::string& resume, Layout layout = {},
-                                int64_t at = 0, const std::function<void()>& action = ask_to_stop) {
+inline ExitCode train_in_folder(TrainConfig config, const std::string& resume,
+                                RunLayout layout = {}, int64_t at = 0,
+                                const std::function<void()>& action = ask_to_stop) {
   listen_for_requests();
   config.parallel.tensor = layout.tensor;
   std::vector<ExitCode> codes(static_cast<size_t>(layout.data * layout.tensor));
