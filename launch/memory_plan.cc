@@ -5,6 +5,7 @@
 #include <span>
 
 #include "launch/progress_line.h"
+#include "launch/run_state.h"
 #include "launch/trainer.h"
 
 namespace rankwise {
@@ -34,6 +35,14 @@ Sample sample_of(int64_t tokens) {
   return sample;
 }
 
+int64_t checkpoint_bytes(Trainer& trainer, const DeviceMesh& mesh) {
+  int64_t bytes = 0;
+  for (const LocalTensor& tensor : run_tensors(trainer)) {
+    if (writes_part(tensor.spec, mesh)) bytes += tensor.value.bytes();
+  }
+  return bytes;
+}
+
 }  // namespace
 
 std::string_view name_of(Recompute choice) {
@@ -42,7 +51,7 @@ std::string_view name_of(Recompute choice) {
 }
 
 int64_t MemoryPlan::total_bytes() const {
-  int64_t total = scratch_bytes;
+  int64_t total = scratch_bytes + (device.is_cuda() ? 0 : checkpoint_bytes);
   for (const Arena::Usage& purpose : usage) total += purpose.peak_bytes;
   return total;
 }
@@ -55,12 +64,14 @@ void MemoryPlan::reserve(Arena& arena, Stream& stream) const {
 std::string MemoryPlan::table() const {
   std::string text = "memory per rank\n";
   const auto add = [&](std::string_view name, int64_t bytes) {
-    text += fmt::format("  {:<14}{:>12}\n", name, format_bytes(bytes));
+    text += fmt::format("  {:<18}{:>12}\n", name, format_bytes(bytes));
   };
   for (const Arena::Usage& purpose : usage) add(purpose.purpose, purpose.peak_bytes);
   if (scratch_bytes > 0) add("scratch", scratch_bytes);
+  if (!device.is_cuda()) add("checkpoint (host)", checkpoint_bytes);
   add("total", total_bytes());
   if (available_bytes > 0) add("available", available_bytes);
+  if (device.is_cuda()) add("checkpoint (host)", checkpoint_bytes);
   text += fmt::format("recompute    {}", name_of(recompute));
   for (const auto& [choice, bytes] : too_large) {
     text += fmt::format("; {} needs {}", name_of(choice), format_bytes(bytes));
@@ -111,6 +122,7 @@ MemoryPlan plan_memory(const TrainConfig& config, const ModelFiles& files, const
     trainer.train_step(0, std::span(&batch, 1));
     plan.recompute = choice;
     plan.usage = arena.usage();
+    plan.checkpoint_bytes = checkpoint_bytes(trainer, mesh);
     plan.scratch_bytes = static_cast<int64_t>(stream.scratch_peak_bytes());
     const bool fits = available_bytes == 0 || plan.total_bytes() <= available_bytes;
     if (fits || choice == choices.back()) break;

@@ -21,11 +21,14 @@ std::string_view name_of(Recompute choice);
 struct MemoryPlan {
   Device device;
   Recompute recompute = Recompute::kNone;
-  std::vector<Arena::Usage> usage = {};                       // largest first
-  int64_t scratch_bytes = 0;                                  // of the stream
+  std::vector<Arena::Usage> usage = {};  // largest first
+  int64_t scratch_bytes = 0;             // of the stream
+  // Of the copy in host memory that is written while training goes on.
+  int64_t checkpoint_bytes = 0;
   int64_t available_bytes = 0;                                // 0: unknown
   std::vector<std::pair<Recompute, int64_t>> too_large = {};  // tried before, and what they need
 
+  // On the device: of a GPU without the checkpoint.
   int64_t total_bytes() const;
   // All of it, so that no step needs to grow.
   void reserve(Arena& arena, Stream& stream) const;

@@ -2,6 +2,7 @@
 #include "launch/run_checkpoints.h"
 
 #include <filesystem>
+#include <limits>
 #include <utility>
 
 #include "launch/checkpoint/checkpoint_folder.h"
@@ -15,35 +16,40 @@ namespace {
 
 constexpr int kFutileStarts = 3;
 
-// Counts starts from the same step; kDoNotRequeue instead of one more than kFutileStarts.
-void count_start(const std::string& folder, int64_t step) {
-  const std::string path = folder + "/" + kStartsFile;
-  int starts = 0;
+// In a row from this step.
+int counted_starts(const std::string& folder, int64_t step) {
   try {
-    const Json known = read_json_file(path);
-    if (known.at("step") == step) starts = known.at("starts").get<int>();
+    const Json known = read_json_file(folder + "/" + kStartsFile);
+    if (known.at("step") == step) return known.at("starts").get<int>();
   } catch (const std::exception&) {  // none yet, or damaged: the count begins
   }
-  if (starts >= kFutileStarts) {
-    throw Error(ExitCode::kDoNotRequeue,
-                fmt::format("{}: {} starts in a row have committed nothing after step {}; see "
-                            "log.txt for the cause, then start again with --resume {}/{}",
-                            folder, starts, step, folder, checkpoint_name(step)));
-  }
-  write_file_atomically(path, Json{{"step", step}, {"starts", starts + 1}}.dump() + "\n");
+  return 0;
+}
+
+void refuse_futile_start(const std::string& folder, int64_t step) {
+  const int starts = counted_starts(folder, step);
+  if (starts < kFutileStarts) return;
+  throw Error(ExitCode::kDoNotRequeue,
+              fmt::format("{}: {} starts in a row have committed nothing after step {}; see "
+                          "log.txt for the cause, then start again with --resume {}/{}",
+                          folder, starts, step, folder, checkpoint_name(step)));
+}
+
+bool is_finished(const std::string& folder, Communicator& world) {
+  const bool here =
+      world.rank() == 0 && std::filesystem::exists(folder + "/" + std::string(kSummaryFile));
+  return all_reduce_numbers(world, {here ? 1.0 : 0.0}, ReduceOp::kMax, "state of the run")[0] > 0.0;
 }
 
 RunStart find_newest(const std::string& folder, Communicator& world) {
   RunStart start;
   start.in_place = true;
-  const bool finished = std::filesystem::exists(folder + "/" + kSummaryFile);
-  start.is_finished = all_reduce_numbers(world, {finished && world.rank() == 0 ? 1.0 : 0.0},
-                                         ReduceOp::kMax, "state of the run")[0] > 0.0;
+  start.is_finished = is_finished(folder, world);
   if (start.is_finished) return start;
   FoundCheckpoint found = find_checkpoint(folder, world);
   start.reader = std::move(found.reader);
   start.warnings = std::move(found.warnings);
-  if (world.rank() == 0 && start.reader) count_start(folder, start.reader->step());
+  if (world.rank() == 0 && start.reader) refuse_futile_start(folder, start.reader->step());
   return start;
 }
 
@@ -60,7 +66,18 @@ RunStart find_start(const std::string& folder, const std::string& resume, Commun
   const std::filesystem::path path = std::filesystem::weakly_canonical(resume, ignored);
   start.in_place = std::filesystem::equivalent(
       path.has_filename() ? path.parent_path() : path.parent_path().parent_path(), folder, ignored);
+  if (start.in_place && is_finished(folder, world)) {
+    throw ConfigError(fmt::format(
+        "checkpoint.dir: {} holds a finished run, whose results would be lost; go on from {} in "
+        "another folder",
+        folder, resume));
+  }
   return start;
+}
+
+void count_start(const std::string& folder, int64_t step) {
+  const Json count = {{"step", step}, {"starts", counted_starts(folder, step) + 1}};
+  write_file_atomically(folder + "/" + kStartsFile, count.dump() + "\n");
 }
 
 RunCheckpoints::RunCheckpoints(const CheckpointSection& section, CheckpointOptions options,
@@ -79,11 +96,13 @@ void RunCheckpoints::prove(Json scalars) {
   const CheckpointReader reader(section_.dir + "/" + checkpoint_name(0), *world_);
 }
 
-void RunCheckpoints::restore(const CheckpointReader& reader, Stream& stream) {
-  RW_FAILPOINT("resume.restore");
-  reader.restore(state_.tensors, stream);
-  const auto best = reader.scalars().find("best_loss");
-  if (best != reader.scalars().end() && best->is_number()) best_loss_ = best->get<double>();
+void RunCheckpoints::restore_best(const Json& scalars) {
+  const auto best = scalars.find("best_loss");
+  if (best != scalars.end() && best->is_number()) best_loss_ = best->get<double>();
+}
+
+double RunCheckpoints::seconds_since_commit() const {
+  return committed_ ? seconds_since(*committed_) : std::numeric_limits<double>::infinity();
 }
 
 bool RunCheckpoints::is_time() const {
@@ -95,8 +114,9 @@ void RunCheckpoints::save(int64_t step, std::optional<double> loss, Json scalars
   world_->activity().report("checkpoint", kFilePatience);
   state_.step = step;
   state_.best = section_.best && loss && (!best_loss_ || *loss < *best_loss_);
-  if (state_.best) best_loss_ = loss;
-  scalars["best_loss"] = best_loss_ ? Json(*best_loss_) : Json();
+  saved_loss_ = loss;
+  const std::optional<double> least = state_.best ? loss : best_loss_;
+  scalars["best_loss"] = least ? Json(*least) : Json();
   state_.scalars = std::move(scalars);
   saved_ = Clock::now();
   try {
@@ -118,6 +138,7 @@ void RunCheckpoints::finish(bool wait, bool at_exit) {
     if (!report) return;
     RW_FAILPOINT("save.committed");
     committed_ = Clock::now();
+    if (state_.best) best_loss_ = saved_loss_;
     for (const std::string& warning : report->warnings) say_("WARNING: " + warning);
     say_(fmt::format("checkpoint of step {}: {}, training waited {:.3f} s, durable after {:.3f} s",
                      report->step, format_bytes(report->bytes), report->blocked_seconds,

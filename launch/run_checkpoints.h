@@ -28,15 +28,15 @@ class RunCheckpoints {
   // Of a new run: saves step 0 and reads it back, so that what cannot be saved is known before any
   // work is done.
   void prove(Json scalars);
-  // Copies a checkpoint into the state. `best_loss`: of BEST so far.
-  void restore(const CheckpointReader& reader, Stream& stream);
+  // Of a run that goes on in its folder: the loss that BEST has, from the scalars of a checkpoint.
+  void restore_best(const Json& scalars);
 
   // By checkpoint.every.
   bool is_due(int64_t step) const { return section_.every > 0 && step % section_.every == 0; }
   // By checkpoint.every_minutes, on this rank's clock.
   bool is_time() const;
-  // Since the last commit or the start, on this rank's clock.
-  double seconds_since_commit() const { return seconds_since(committed_); }
+  // On this rank's clock; infinite before the first commit of this start.
+  double seconds_since_commit() const;
 
   // `loss`: of an evaluation in this step. In the background, and a DiskError is only logged; with
   // `at_exit` it returns when the checkpoint is durable, or throws.
@@ -57,9 +57,10 @@ class RunCheckpoints {
   Say say_;
   CheckpointState state_;
   CheckpointWriter writer_;
-  std::optional<double> best_loss_;
+  std::optional<double> best_loss_;   // of BEST: of a checkpoint that is durable
+  std::optional<double> saved_loss_;  // of state_
   Clock::time_point saved_ = Clock::now();
-  Clock::time_point committed_ = Clock::now();
+  std::optional<Clock::time_point> committed_;
 };
 
 // Where a run starts.
@@ -69,9 +70,12 @@ struct RunStart {
   bool in_place = false;                   // the checkpoint lies in the run's own folder
   std::vector<std::string> warnings;
 };
-// Called by all ranks. `resume`: none, auto, or the path of a checkpoint. FormatError and
-// ConfigError; kDoNotRequeue when the third start in a row with `auto` has come no further than the
-// first.
+// Called by all ranks; changes nothing. `resume`: none, auto, or the path of a checkpoint, which is
+// refused when it lies in the folder of a finished run. FormatError and ConfigError; kDoNotRequeue
+// after three counted starts in a row.
 RunStart find_start(const std::string& folder, const std::string& resume, Communicator& world);
+// On rank 0, when a start with `auto` has restored `step` and is about to train: one more in a row,
+// until another step is committed.
+void count_start(const std::string& folder, int64_t step);
 
 }  // namespace rankwise

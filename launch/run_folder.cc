@@ -27,9 +27,6 @@ constexpr const char* kRunFile = "run.json";
 constexpr const char* kRunContents[] = {
     "metrics.jsonl", "metrics.csv", "log.txt",   "samples.txt",  "loss.svg",   "adapter",
     "model",         kSummaryFile,  kStartsFile, kLatestPointer, kBestPointer, kRunFile};
-// Made after the last step.
-constexpr const char* kResults[] = {"adapter", "model", kSummaryFile};
-
 [[noreturn]] void fail_write(const std::string& path, int error) {
   throw DiskError(fmt::format("{}: cannot write: {}", path, std::strerror(error)));
 }
@@ -83,7 +80,7 @@ RunFolder::RunFolder(std::string path, bool overwrite) : path_(std::move(path)) 
 }
 
 RunFolder::RunFolder(std::string path, int64_t step) : path_(std::move(path)) {
-  for (const char* name : kResults) remove(file(name));
+  for (const char* name : {"adapter", "model"}) remove(file(name));
   truncate_metrics(step);
 }
 
@@ -115,7 +112,7 @@ void RunFolder::require_free(const std::string& path, bool overwrite) {
     if (overwrite) return;
     throw ConfigError(fmt::format(
         "checkpoint.dir: {} already holds a run; go on with it by --resume auto, choose another "
-        "folder, or replace that run with --overwrite",
+        "folder, or begin anew in its place with --overwrite and without --resume",
         path));
   }
   const auto refuse = [&](std::string_view name) {

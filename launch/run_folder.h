@@ -25,7 +25,8 @@ class RunFolder {
   // files, checkpoints and results, nothing else; without it the folder is left alone: ConfigError.
   // So is, in any case, a folder that holds a file of these names and is no run.
   RunFolder(std::string path, bool overwrite);
-  // Goes on with the run in the folder: metrics after `step` and results are removed.
+  // Goes on with the run in the folder, which has not finished: metrics after `step` and results
+  // that were cut short are removed.
   RunFolder(std::string path, int64_t step);
 
   const std::string& path() const { return path_; }

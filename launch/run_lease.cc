@@ -108,6 +108,17 @@ RunLease::~RunLease() {
   unlink(own_.c_str());
 }
 
+void RunLease::require_held() const {
+  const Holder holder = read_holder(path_);
+  if (holder.text == text_) return;
+  throw ConfigError(fmt::format(
+      "checkpoint.dir: {} is no longer this process's: {}; it ends and saves nothing more",
+      path_.substr(0, path_.rfind('/')),
+      holder.text.empty() ? "the lease is gone"
+                          : fmt::format("process {} on {} (job {}) has taken it over", holder.pid,
+                                        holder.host, holder.job)));
+}
+
 // A link is made by one of several processes.
 bool RunLease::take() const {
   if (link(own_.c_str(), path_.c_str()) == 0) return true;

@@ -18,6 +18,9 @@ class RunLease {
   // on the same host, else as soon as it is renewed, which is waited for. DiskError.
   RunLease(const std::string& folder, const std::string& job);
   ~RunLease();  // gives it back
+  // ConfigError naming who has it now, when another process has taken it over: this one was not
+  // heard of for too long.
+  void require_held() const;
   RunLease(const RunLease&) = delete;
   RunLease& operator=(const RunLease&) = delete;
 

@@ -33,7 +33,7 @@ LocalTensor state_of(const Parameter& parameter, const std::string& kind,
 std::map<std::string, Json> settings_of(const Json& run) {
   static const std::regex free_keys(
       R"((device|(parallel|eval|checkpoint|log|guard|data\.eval)(\..*)?|model\.path|)"
-      R"(data\.train\.\d+\.path|train\.(micro_batch|recompute|deterministic|steps|epochs)))");
+      R"(data\.train\.\d+\.path|adapt\.\d+\.from|train\.(micro_batch|recompute|deterministic|steps|epochs)))");
   std::map<std::string, Json> settings;
   const Json& config = run.at("config");
   const Json leaves = config.flatten();

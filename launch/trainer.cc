@@ -91,7 +91,6 @@ std::unique_ptr<Optimizer> Trainer::make_projected_optimizer(const Adaptation& a
   }
   refresh_ = std::make_unique<SubspaceRefresh>(*projected, parameters, kWholeGradientBytes, *mesh_,
                                                *arena_, model_.compute());
-  projected_ = projected.get();
   return projected;
 }
 

@@ -52,8 +52,6 @@ class Trainer {
 
   CausalLm& model() { return model_; }
   Optimizer& optimizer() { return *optimizer_; }
-  // Null without GaLore.
-  const ProjectedOptimizer* projected_optimizer() const { return projected_; }
   // Null without AdaLoRA.
   AdaLora* adalora() { return adalora_.get(); }
   // Of the last step: bytes that this rank sent (Communicator::wire_bytes).
@@ -79,8 +77,7 @@ class Trainer {
   const DeviceMesh* mesh_;
   CausalLm model_;
   std::vector<ParameterGroup> groups_;
-  ProjectedOptimizer* projected_ = nullptr;  // null without GaLore, as refresh_
-  std::unique_ptr<SubspaceRefresh> refresh_;
+  std::unique_ptr<SubspaceRefresh> refresh_;  // null without GaLore
   std::unique_ptr<Optimizer> optimizer_;
   GradientReducer reducer_;
   std::unique_ptr<AdaLora> adalora_;

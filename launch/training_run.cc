@@ -6,7 +6,6 @@
 
 #include "kernels/gpu_ceiling.h"
 #include "kernels/machine_ceiling.h"
-#include "launch/run_lease.h"
 #include "launch/run_state.h"
 #include "launch/version.h"
 #include "model/hf_folder.h"
@@ -123,15 +122,14 @@ ExitCode TrainingRun::run(const TrainOptions& options) {
   if (anew) require_free_folder(options.overwrite);
   job_ = batch_job();
   job_.name = context_->world.broadcast_text(job_.name, 0, "name of the job");
-  std::optional<RunLease> lease;
-  if (is_root()) lease.emplace(config_.checkpoint.dir, job_.name);
+  if (is_root()) lease_.emplace(config_.checkpoint.dir, job_.name);
   RunStart start = find_start(config_.checkpoint.dir, options.resume, context_->world);
   if (start.is_finished) {
     context_->out << fmt::format("{}: this run is finished\n", config_.checkpoint.dir);
     return ExitCode::kDone;
   }
   try {
-    return train_and_export(start, options);
+    return train_and_export(std::move(start), options);
   } catch (const OutOfMemoryError& error) {
     const bool can_recompute = config_.train.recompute != Recompute::kFull;
     throw OutOfMemoryError(fmt::format("{}; less is needed with {}a smaller train.micro_batch",
@@ -140,13 +138,19 @@ ExitCode TrainingRun::run(const TrainOptions& options) {
   }
 }
 
-ExitCode TrainingRun::train_and_export(const RunStart& start, const TrainOptions& options) {
+ExitCode TrainingRun::train_and_export(RunStart start, const TrainOptions& options) {
   Activity& activity = context_->world.activity();
   activity.report("build the model", kFilePatience);
   peak_flops_per_s_ = measure_peak_flops_per_s(device_, compute_);
   memory_.reserve(arena_, stream_);
   Trainer trainer(config_, files_, adaptation_, mesh_, arena_, stream_, total_steps_);
-  begin(start, options, trainer);
+  const bool is_counted = start.reader && options.resume == "auto";
+  begin(std::move(start), options, trainer);
+  if (first_step_ < total_steps_ && is_asked_to_stop()) {
+    say(fmt::format("stopped before step {} on request", first_step_ + 1));
+    return ExitCode::kRequeue;
+  }
+  if (is_counted && is_root()) count_start(config_.checkpoint.dir, first_step_);
   const ExitCode code = train_steps(trainer);
   if (code != ExitCode::kDone) return code;
   if (trainer.adalora() != nullptr) trainer.adalora()->allocator().check_agreement(stream_);
@@ -166,47 +170,61 @@ ExitCode TrainingRun::train_and_export(const RunStart& start, const TrainOptions
   return code;
 }
 
-void TrainingRun::begin(const RunStart& start, const TrainOptions& options, Trainer& trainer) {
-  if (is_root()) begin_folder(start, options, trainer);
+void TrainingRun::begin(RunStart start, const TrainOptions& options, Trainer& trainer) {
+  context_->world.activity().report("digest of model and data", kFilePatience);
+  if (is_root()) description_ = describe_run();
+  std::vector<CheckpointTensor> state = place_tensors(run_tensors(trainer), mesh_);
+  if (start.reader) restore(*start.reader, state, trainer);
+  if (is_root()) open_folder(start, options, trainer);
   for (const std::string& warning : start.warnings) say("WARNING: " + warning);
   CheckpointOptions writer{.folder = config_.checkpoint.dir,
                            .job = job_.name,
                            .keep = static_cast<int>(config_.checkpoint.keep)};
-  if (start.reader && start.in_place) writer.resumed_from = start.reader->step();
+  if (start.reader && start.in_place) writer.resumed_from = first_step_;
   context_->world.barrier("run folder");
-  checkpoints_.emplace(config_.checkpoint, std::move(writer),
-                       place_tensors(run_tensors(trainer), mesh_), context_->world, stream_,
-                       [this](std::string_view line) { say(line); });
+  checkpoints_.emplace(config_.checkpoint, std::move(writer), std::move(state), context_->world,
+                       stream_, [this](std::string_view line) { say(line); });
   if (!start.reader) {
     if (data_.eval) {
-      const EvaluationResult before = evaluate(trainer, config_.eval.batches);
-      if (reporter_) reporter_->baseline(before.loss);
+      const double before = evaluate(trainer, 0);
+      if (reporter_) reporter_->baseline(before);
     }
     return checkpoints_->prove(checkpoint_scalars());
   }
-  checkpoints_->restore(*start.reader, stream_);
-  first_step_ = start.reader->step();
-  continue_from(trainer, first_step_);
-  loader_.seek(first_step_);
-  const Json& scalars = start.reader->scalars();
-  tokens_so_far_ = scalars.at("tokens").get<int64_t>();
-  seconds_before_ = scalars.at("seconds").get<double>();
+  const Json scalars = start.reader->scalars();
   if (reporter_) reporter_->restore(scalars.at("reporter"));
   say(fmt::format("goes on after step {} of {} from {}", first_step_, total_steps_,
                   start.reader->path()));
+  start.reader.reset();  // it holds files open
+  if (start.in_place) {
+    checkpoints_->restore_best(scalars);
+  } else {
+    checkpoints_->save(first_step_, std::nullopt, checkpoint_scalars(), /*at_exit=*/true);
+  }
   RW_FAILPOINT("resume.done");
 }
 
-void TrainingRun::begin_folder(const RunStart& start, const TrainOptions& options,
-                               const Trainer& trainer) {
-  context_->world.activity().report("digest of model and data", kFilePatience);
+void TrainingRun::restore(const CheckpointReader& reader,
+                          const std::vector<CheckpointTensor>& state, Trainer& trainer) {
+  const Json& scalars = reader.scalars();
+  if (is_root()) require_same_run(scalars.value("run", Json()), description_);
+  RW_FAILPOINT("resume.restore");
+  reader.restore(state, stream_);
+  first_step_ = reader.step();
+  continue_from(trainer, first_step_);
+  loader_.seek(first_step_);
+  tokens_so_far_ = scalars.at("tokens").get<int64_t>();
+  seconds_before_ = scalars.at("seconds").get<double>();
+}
+
+void TrainingRun::open_folder(const RunStart& start, const TrainOptions& options,
+                              const Trainer& trainer) {
   const std::string& folder = config_.checkpoint.dir;
-  description_ = describe_run();
-  if (start.reader) require_same_run(start.reader->scalars().value("run", Json()), description_);
   if (start.reader && start.in_place) {
-    folder_.emplace(folder, start.reader->step());
+    folder_.emplace(folder, first_step_);
+    folder_->write_run_json(description_);
   } else {
-    const bool untouched = options.resume == "auto" && RunFolder::is_untouched(folder);
+    const bool untouched = options.resume != "none" && RunFolder::is_untouched(folder);
     folder_.emplace(folder, options.overwrite || untouched);
     RW_FAILPOINT("start.folder");
     folder_->write_run_json(description_);

@@ -11,11 +11,11 @@
 #include "launch/adaptation.h"
 #include "launch/config/train_config.h"
 #include "launch/device_choice.h"
-#include "launch/evaluation.h"
 #include "launch/memory_plan.h"
 #include "launch/model_files.h"
 #include "launch/preemption.h"
 #include "launch/run_checkpoints.h"
+#include "launch/run_lease.h"
 #include "launch/run_reporter.h"
 #include "launch/trainer.h"
 #include "launch/training_data.h"
@@ -51,17 +51,23 @@ class TrainingRun {
     bool commit_is_young = false;  // so that a request to terminate needs none
   };
 
-  // Takes the start's state over and opens the folder. Only rank 0 has a folder and a reporter.
-  void begin(const RunStart& start, const TrainOptions& options, Trainer& trainer);
-  void begin_folder(const RunStart& start, const TrainOptions& options, const Trainer& trainer);
-  ExitCode train_and_export(const RunStart& start, const TrainOptions& options);
+  // Takes the start's state over, then opens the folder: a start that is refused leaves it as it
+  // was. Only rank 0 has a folder and a reporter.
+  void begin(RunStart start, const TrainOptions& options, Trainer& trainer);
+  void restore(const CheckpointReader& reader, const std::vector<CheckpointTensor>& state,
+               Trainer& trainer);
+  void open_folder(const RunStart& start, const TrainOptions& options, const Trainer& trainer);
+  ExitCode train_and_export(RunStart start, const TrainOptions& options);
+  // Whether a signal asked this start to stop before its first step: its state is saved already.
+  bool is_asked_to_stop() const;
   ExitCode train_steps(Trainer& trainer);
   // Saves when it is time; whether the run stops here.
   bool end_step(int64_t done, std::optional<double> eval_loss, const Agreement& agreed);
   void warn_of_kept_bases(int64_t step, const StepMeasurement& measurement);
   MetricsRecord compare_ranks(int64_t step, const StepMeasurement& measurement, double data_seconds,
                               double step_seconds, Agreement& agreed);
-  EvaluationResult evaluate(Trainer& trainer, int64_t max_batches);
+  // After `step` steps. kDiverged when it is not finite.
+  double evaluate(Trainer& trainer, int64_t step);
   Json checkpoint_scalars() const;
   void say(std::string_view line) {
     if (reporter_) reporter_->say(line);
@@ -90,6 +96,7 @@ class TrainingRun {
   Arena arena_;
   Stream stream_;
   BatchJob job_;
+  std::optional<RunLease> lease_;  // on rank 0
   std::optional<RunFolder> folder_;
   std::optional<RunReporter> reporter_;
   std::optional<RunCheckpoints> checkpoints_;

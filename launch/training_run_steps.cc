@@ -2,7 +2,9 @@
 // The steps of a TrainingRun: what ranks measure, report, save and agree about after each.
 #include <algorithm>
 #include <array>
+#include <cmath>
 
+#include "launch/evaluation.h"
 #include "launch/training_run.h"
 #include "runtime/failpoint.h"
 
@@ -19,17 +21,29 @@ double seconds_since(Clock::time_point begin) {
 
 }  // namespace
 
-EvaluationResult TrainingRun::evaluate(Trainer& trainer, int64_t max_batches) {
+double TrainingRun::evaluate(Trainer& trainer, int64_t step) {
   context_->world.activity().report("evaluate", kFilePatience);
-  return evaluate_loss(trainer.model(), make_eval_batches(config_, *data_.eval, mesh_, max_batches),
-                       mesh_, arena_, stream_);
+  const std::vector<MicroBatch> batches =
+      make_eval_batches(config_, *data_.eval, mesh_, config_.eval.batches);
+  const double loss = evaluate_loss(trainer.model(), batches, mesh_, arena_, stream_).loss;
+  if (std::isfinite(loss)) return loss;
+  throw Error(ExitCode::kDiverged,
+              fmt::format("step {}: evaluation loss {}; nothing is saved after it", step, loss));
+}
+
+bool TrainingRun::is_asked_to_stop() const {
+  const auto own = static_cast<double>(pending_request());
+  const double all = all_reduce_numbers(context_->world, {own}, ReduceOp::kMax, "requests")[0];
+  if (static_cast<RunRequest>(all) < RunRequest::kTerminate) return false;
+  forget_requests();
+  return true;
 }
 
 void TrainingRun::warn_of_kept_bases(int64_t step, const StepMeasurement& measurement) {
   if (!reporter_) return;
   for (const std::string& weight : measurement.without_basis) {
     reporter_->say(
-        fmt::format("warning: step {}: {} keeps its old basis; the gradient is of too low a rank",
+        fmt::format("WARNING: step {}: {} keeps its old basis; the gradient is of too low a rank",
                     step, weight));
   }
 }
@@ -56,7 +70,7 @@ ExitCode TrainingRun::train_steps(Trainer& trainer) {
     }
     const bool evaluates =
         data_.eval && (last || (config_.eval.every > 0 && done % config_.eval.every == 0));
-    if (evaluates) record.eval_loss = evaluate(trainer, config_.eval.batches).loss;
+    if (evaluates) record.eval_loss = evaluate(trainer, done);
     RW_FAILPOINT("step.report");
     warn_of_kept_bases(done, measurement);
     if (reporter_) reporter_->step(record, evaluates || last || done % config_.log.every == 0);
@@ -78,6 +92,7 @@ bool TrainingRun::end_step(int64_t done, std::optional<double> eval_loss, const 
   }
   if (last || stops || agreed.request == RunRequest::kSave || agreed.is_time ||
       checkpoints_->is_due(done)) {
+    if (lease_) lease_->require_held();
     checkpoints_->save(done, eval_loss, checkpoint_scalars(), /*at_exit=*/last || stops);
   } else {
     checkpoints_->poll();

@@ -101,16 +101,6 @@ void ProjectedOptimizer::broadcast(const Parameter& parameter, int root, Stream&
   for (const auto& [name, tensor] : tensors) mesh_->data().broadcast(tensor, root, name, stream);
 }
 
-std::vector<std::pair<const Parameter*, int64_t>> ProjectedOptimizer::failed_refreshes(
-    Stream& stream) const {
-  std::vector<std::pair<const Parameter*, int64_t>> failed;
-  for (const Projected& own : projected_) {
-    const int64_t count = own.projector.failed_refreshes(stream);
-    if (count > 0) failed.emplace_back(own.parameter, count);
-  }
-  return failed;
-}
-
 void ProjectedOptimizer::update(Projected& own, const ParameterGroup& group, double lr,
                                 float gradient_scale, Stream& stream) {
   const Parameter& weight = *own.parameter;

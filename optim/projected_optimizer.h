@@ -53,8 +53,6 @@ class ProjectedOptimizer : public Optimizer {
   void refresh(const Parameter& parameter, const Tensor& g, Stream& stream) const;
   // Takes over what refresh() changed from this rank of the data axis. Called by all of its ranks.
   void broadcast(const Parameter& parameter, int root, Stream& stream) const;
-  // Weights with failed refreshes, and how many. Waits for the stream.
-  std::vector<std::pair<const Parameter*, int64_t>> failed_refreshes(Stream& stream) const;
 
   void step(std::span<const ParameterGroup> groups, double lr, float gradient_scale,
             Stream& stream) override;

@@ -80,6 +80,11 @@ std::vector<SubspaceRefresh::Round> SubspaceRefresh::rounds() const {
 
 void SubspaceRefresh::begin(const Round& round, Stream& stream) {
   if (round.empty()) return;
+  if (failures_.empty()) {
+    for (const Parameter* parameter : projected_) {
+      failures_[parameter] = optimizer_->projector_of(*parameter)->failed_refreshes(stream);
+    }
+  }
   is_open_ = true;
   int64_t begin = 0;
   for (Parameter* parameter : round) {

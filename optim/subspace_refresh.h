@@ -70,7 +70,8 @@ class SubspaceRefresh {
   Tensor narrow_;           // (elements of the largest weight) BF16, or undefined
   std::deque<Lane> lanes_;  // beside the stream of the caller
   std::optional<Event> started_;
-  std::map<const Parameter*, int64_t> failures_;  // as last seen
+  // As last seen; from the first begin() on, so that those of a restored state are no news.
+  std::map<const Parameter*, int64_t> failures_;
   bool is_open_ = false;
 };
 

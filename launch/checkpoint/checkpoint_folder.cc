@@ -135,7 +135,7 @@ std::vector<int64_t> superseded_steps(const std::vector<int64_t>& steps, int64_t
   std::vector<int64_t> superseded;
   int kept = 1;  // the one just committed
   for (int64_t step : steps) {
-    if (step == committed || step == best) continue;
+    if (step == committed || (step == best && !given_up.contains(step))) continue;
     if (!given_up.contains(step) && kept < keep && is_valid(step)) {
       ++kept;
     } else {

@@ -41,7 +41,7 @@ std::string remove_leftovers(const std::string& run_folder);
 
 // Which of `steps` (newest first) may go once `committed` is durable: all but that one, the best
 // and the newest valid others up to `keep` in all. `given_up` are steps of a continuation that this
-// run does not descend from, or faulty ones that it passed over.
+// run does not descend from, or faulty ones that it passed over: they go, the best one too.
 std::vector<int64_t> superseded_steps(const std::vector<int64_t>& steps, int64_t committed,
                                       std::optional<int64_t> best, int keep,
                                       const std::set<int64_t>& given_up,

@@ -25,7 +25,6 @@ class CheckpointReader {
 
   const std::string& path() const { return path_; }
   int64_t step() const { return manifest_.step; }
-  const CheckpointManifest& manifest() const { return manifest_; }
   const Json& scalars() const { return manifest_.scalars; }
   // Files beside those of the checkpoint, which are not looked at.
   const std::vector<std::string>& warnings() const { return warnings_; }

@@ -36,6 +36,11 @@ std::vector<int64_t> whole_extents(const std::vector<LocalTensor>& tensors, Comm
 
 }  // namespace
 
+bool writes_part(const ShardSpec& spec, const DeviceMesh& mesh) {
+  const int rank = mesh.tensor().rank();
+  return mesh.data().rank() == 0 && (is_split(spec) ? rank % spec.copies == 0 : rank == 0);
+}
+
 std::vector<CheckpointTensor> place_tensors(std::vector<LocalTensor> tensors,
                                             const DeviceMesh& mesh) {
   Communicator& axis = mesh.tensor();
@@ -43,7 +48,6 @@ std::vector<CheckpointTensor> place_tensors(std::vector<LocalTensor> tensors,
   std::vector<CheckpointTensor> placed;
   for (size_t i = 0; i < tensors.size(); ++i) {
     LocalTensor& tensor = tensors[i];
-    bool first_holder = axis.rank() == 0;
     Shape shape = tensor.shape;
     MatrixSlice part = whole_part(shape);
     if (is_split(tensor.spec)) {
@@ -57,10 +61,9 @@ std::vector<CheckpointTensor> place_tensors(std::vector<LocalTensor> tensors,
       RW_ASSERT(range.end - range.begin == tensor.shape.dim(dim), "{}", tensor.name);
       (dim == 0 ? part.row_begin : part.column_begin) = range.begin;
       (dim == 0 ? part.row_end : part.column_end) = range.end;
-      first_holder = axis.rank() % tensor.spec.copies == 0;
     }
     placed.push_back({std::move(tensor.name), tensor.value, shape, part,
-                      first_holder && mesh.data().rank() == 0, tensor.layout_bound});
+                      writes_part(tensor.spec, mesh), tensor.layout_bound});
   }
   return placed;
 }

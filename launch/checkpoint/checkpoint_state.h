@@ -43,8 +43,10 @@ struct LocalTensor {
   bool layout_bound = false;
 };
 
-// Called by all ranks with the same names in the same order. Rank 0 of the data axis writes, and of
-// the tensor axis the first rank that holds the part.
+// Whether this rank is the one that writes its part: rank 0 of the data axis, and of the tensor
+// axis the first rank that holds the part.
+bool writes_part(const ShardSpec& spec, const DeviceMesh& mesh);
+// Called by all ranks with the same names in the same order.
 std::vector<CheckpointTensor> place_tensors(std::vector<LocalTensor> tensors,
                                             const DeviceMesh& mesh);
 

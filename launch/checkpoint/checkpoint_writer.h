@@ -59,7 +59,8 @@ class CheckpointWriter {
   using Clock = std::chrono::steady_clock;
 
   bool is_root() const { return world_->rank() == 0; }
-  // On the background thread, which uses no member but the snapshot: body of the vote.
+  // On the background thread: body of the vote. Of the members that change it uses the snapshot,
+  // which is not taken again before this is done.
   Json write(const std::string& folder) const;
   // 1: written (or failed), 0: still writing, -1: beyond the deadline. With `wait` never 0.
   int progress(bool wait) const;

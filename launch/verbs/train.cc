@@ -27,7 +27,7 @@ class TrainVerb : public Verb {
         ->capture_default_str();
   }
 
-  bool is_preemptible() const override { return true; }
+  bool is_preemptible() const override { return !dry_run_ && !print_config_; }
 
   int run(VerbContext& context) override {
     const TrainConfig config = load_train_config(run_, overrides_);

@@ -82,6 +82,9 @@ void check_storage(hid_t dataset, const Place& place) {
 void prepare_library() {
   static const bool prepared = [] {
     H5dont_atexit();
+    hbool_t is_thread_safe = 0;
+    RW_ASSERT(H5is_library_threadsafe(&is_thread_safe) >= 0 && is_thread_safe,
+              "HDF5 was built without thread safety");
     H5PLset_loading_state(0);  // no code named by a file
     return true;
   }();

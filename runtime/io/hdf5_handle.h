@@ -45,7 +45,8 @@ struct Place {
 };
 
 // Silences the library and switches its exit handler and plugins off. To be called first in every
-// operation: the first two settings are per process, the last per thread.
+// operation: the first two settings are per process, the last per thread. The library must be
+// thread-safe: checkpoints are written on a thread of their own.
 void prepare_library();
 
 FormatError unreadable(const Place& place, std::string_view reason);

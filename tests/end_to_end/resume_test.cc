@@ -1,94 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs that are stopped and resumed: the same bits on the same layout, the same losses up to
-// rounding on another one; what may change in between, and what is refused.
-#include <gtest/gtest.h>
-
-#include <csignal>
-#include <filesystem>
-#include <sstream>
-
+// rounding on another one.
 #include "launch/checkpoint/checkpoint_folder.h"
-#include "launch/preemption.h"
-#include "launch/run_lease.h"
-#include "launch/training_run.h"
 #include "runtime/io/atomic_file.h"
-#include "runtime/io/sha256.h"
-#include "tests/end_to_end/small_run.h"
+#include "tests/end_to_end/resumed_run.h"
 #include "tests/support/error_of.h"
-#include "tests/support/program.h"
-#include "tests/support/thread_ranks.h"
 
 namespace rankwise::testing {
 namespace {
-
-namespace fs = std::filesystem;
-
-constexpr int64_t kSteps = 12;
-
-struct Layout {
-  int data = 1;
-  int tensor = 1;
-};
-
-// Trains in `config`'s folder on ranks that are threads. `stop`: a signal USR1 arrives in this
-// step.
-ExitCode train_in_folder(TrainConfig config, const std::string& resume, Layout layout = {},
-                         int64_t stop = 0) {
-  listen_for_requests();
-  config.parallel.tensor = layout.tensor;
-  std::vector<ExitCode> codes(static_cast<size_t>(layout.data * layout.tensor));
-  run_ranks_as_threads(static_cast<int>(codes.size()), [&](Communicator& world) {
-    std::ostringstream out;
-    VerbContext context{.world = world, .local_size = world.size(), .host = "host", .out = out};
-    if (world.rank() == world.size() - 1) {
-      world.activity().set_observer([stop](std::string_view work) {
-        if (work == fmt::format("step {}", stop)) std::raise(SIGUSR1);
-      });
-    }
-    TrainingRun run(config, context);
-    codes[static_cast<size_t>(world.rank())] = run.run({.resume = resume});
-  });
-  for (const ExitCode code : codes) EXPECT_EQ(code, codes[0]);
-  return codes[0];
-}
-
-// All that a run computed.
-struct Outcome {
-  std::vector<double> losses, norms, evals, emas, tokens;
-  std::string weights;  // digests of the results
-  bool operator==(const Outcome&) const = default;
-};
-
-Outcome outcome_of(const std::string& folder) {
-  const std::string metrics = folder + "/metrics.jsonl";
-  Outcome outcome{read_metric(metrics, "loss"),      read_metric(metrics, "grad_norm"),
-                  read_metric(metrics, "eval_loss"), read_metric(metrics, "loss_ema"),
-                  read_metric(metrics, "tokens"),    ""};
-  for (const char* name : {"/adapter/adapter_model.safetensors", "/model/model.safetensors"}) {
-    if (fs::exists(folder + name)) outcome.weights += sha256_file(folder + name) + " ";
-  }
-  return outcome;
-}
-
-// Later ones of the same key hold.
-TrainConfig run_config(const SmallRun& run, const std::string& name,
-                       const std::vector<std::string>& overrides) {
-  std::map<std::string, std::string> by_key;
-  const auto add = [&](const std::string& text) { by_key[text.substr(0, text.find('='))] = text; };
-  for (const char* text : {"train.micro_batch=1", "data.shuffle=true", "optim.schedule=cosine",
-                           "eval.every=4", "checkpoint.every=5"}) {
-    add(text);
-  }
-  add(fmt::format("train.steps={}", kSteps));
-  add(fmt::format("data.eval=[{{path: {}, format: tokens}}]", run.folder().file("rows.jsonl")));
-  add("checkpoint.dir=" + run.folder().file(name));
-  for (const std::string& text : overrides) add(text);
-  std::vector<std::string> all;
-  for (const auto& [key, text] : by_key) all.push_back(text);
-  return run.config(all);
-}
-
-using Overrides = std::vector<std::string>;
 
 // Under sanitizers, where a start takes ten times as long, some of the cases stand for all.
 #ifdef __SANITIZE_ADDRESS__
@@ -162,7 +81,7 @@ TEST_P(ResumedLayout, ContinuesOnAnyOtherLayoutUpToRounding) {
   const TrainConfig whole = run_config(files, "whole", method);
   ASSERT_EQ(train_in_folder(whole, "none"), ExitCode::kDone);
   const Outcome expected = outcome_of(whole.checkpoint.dir);
-  const std::vector<Layout> layouts = {{1, 1}, {2, 1}, {1, 2}, {2, 2}, {4, 1}};
+  const std::vector<RunLayout> layouts = {{1, 1}, {2, 1}, {1, 2}, {2, 2}, {4, 1}};
   for (size_t from = 0; from < layouts.size(); ++from) {
     const TrainConfig stopped = run_config(files, fmt::format("from{}", from), method);
     ASSERT_EQ(train_in_folder(stopped, "none", layouts[from], 4), ExitCode::kRequeue);
@@ -194,120 +113,17 @@ TEST(ResumedMoments, Of8BitsKeepTheirTensorRanks) {
   enlarge(files);
   const TrainConfig config = run_config(files, "run", methods().at("adamw8bit"));
   ASSERT_EQ(train_in_folder(config, "none", {1, 2}, 4), ExitCode::kRequeue);
-  const std::string error = error_of<FormatError>([&] { train_in_folder(config, "auto", {2, 1}); });
-  EXPECT_NE(error.find("exp_avg"), std::string::npos) << error;
+  files.folder().write("run/adapter/left", "by an export that was cut short");
+  const auto before = contents_of(config.checkpoint.dir);
+  for (const std::string resume : {"auto", "/step-00000000"}) {
+    const std::string start = resume == "auto" ? resume : config.checkpoint.dir + resume;
+    const std::string error = error_of<FormatError>([&] {
+      train_in_folder(config, start, {2, 1});
+    });
+    EXPECT_NE(error.find("exp_avg"), std::string::npos) << error;
+    EXPECT_EQ(contents_of(config.checkpoint.dir), before) << resume;
+  }
   EXPECT_EQ(train_in_folder(config, "auto", {2, 2}), ExitCode::kDone);
-}
-
-// A run that was stopped after step 4.
-class StoppedRun : public ::testing::Test {
- protected:
-  void SetUp() override { ASSERT_EQ(start({}, "none", 4), ExitCode::kRequeue); }
-
-  TrainConfig config(const Overrides& overrides = {}) const {
-    return run_config(files_, "run", overrides);
-  }
-  std::string folder() const { return config().checkpoint.dir; }
-  ExitCode start(const Overrides& overrides, const std::string& resume, int64_t stop = 0) const {
-    return train_in_folder(config(overrides), resume, {}, stop);
-  }
-
-  SmallRun files_;
-};
-
-TEST_F(StoppedRun, RefusesChangesThatWouldMakeItAnotherRun) {
-  const std::pair<const char*, const char*> changes[] = {
-      {"optim.lr=0.02", "optim.lr: 0.02, but the run that is resumed has 0.01"},
-      {"train.seed=4", "train.seed: 4, but the run that is resumed has 3"},
-      {"train.global_batch=12", "train.global_batch: 12"},
-      {"train.steps=13", "train.steps: 13, but the run that is resumed has 12"},
-      {"data.seq_len=63", "data.seq_len: 63"},
-      {"data.packing=true", "data.packing: true"},
-      {"data.shuffle=false", "data.shuffle: false"},
-      {"adapt.0.alpha=9", "adapt.0.alpha: 9"},
-      {"adapt.0.method=dora", "adapt.0.method: \"dora\""},
-      {"adapt.0.dropout=0.5", "adapt.0.dropout: 0.5"},
-      {"optim.name=adamw8bit", "optim.name: \"adamw8bit\""},
-  };
-  for (const auto& [change, message] : changes) {
-    fs::remove(folder() + "/starts.json");
-    const std::string error =
-        error_of<ConfigError>([&, change = change] { start({change}, "auto"); });
-    EXPECT_NE(error.find(message), std::string::npos) << change << " -> " << error;
-  }
-  fs::remove(folder() + "/starts.json");
-  files_.folder().write("rows.jsonl", random_token_rows({}, 8));
-  const std::string error = error_of<ConfigError>([&] { start({}, "auto"); });
-  EXPECT_NE(error.find("data.train.0 (SHA-256)"), std::string::npos) << error;
-}
-
-TEST_F(StoppedRun, AcceptsWhatLeavesTheRunAsItIs) {
-  EXPECT_EQ(start({"train.micro_batch=4", "train.recompute=full", "eval.every=3", "log.every=2",
-                   "checkpoint.every=0", "guard.hang_seconds=7"},
-                  "auto"),
-            ExitCode::kDone);
-  EXPECT_EQ(committed_steps(folder()).front(), kSteps);
-}
-
-TEST_F(StoppedRun, IsRefusedWithoutResumeAndNamesIt) {
-  const std::string error = error_of<ConfigError>([&] { start({}, "none"); });
-  EXPECT_NE(error.find("--resume auto"), std::string::npos) << error;
-}
-
-TEST_F(StoppedRun, FallsBackToTheNewestGoodCheckpoint) {
-  fs::resize_file(folder() + "/step-00000004/rank-0000.h5", 100);
-  ASSERT_EQ(start({}, "auto"), ExitCode::kDone);
-  const std::string log = read_file(folder() + "/log.txt");
-  EXPECT_NE(log.find("WARNING"), std::string::npos);
-  EXPECT_NE(log.find("goes on after step 0 of 12"), std::string::npos) << log;
-  EXPECT_EQ(outcome_of(folder()).losses.size(), static_cast<size_t>(kSteps));
-}
-
-TEST_F(StoppedRun, GoesOnInAnotherFolderFromAPath) {
-  const std::string other = files_.folder().file("other");
-  ASSERT_EQ(start({"checkpoint.dir=" + other}, folder() + "/step-00000004"), ExitCode::kDone);
-  EXPECT_EQ(read_metric(other + "/metrics.jsonl", "step").front(), 5.0);
-  ASSERT_EQ(start({}, "auto"), ExitCode::kDone);
-  EXPECT_EQ(outcome_of(other).weights, outcome_of(folder()).weights);
-}
-
-TEST_F(StoppedRun, StartsThatComeNoFurtherEndWithDoNotRequeue) {
-  for (int attempt = 0; attempt < 3; ++attempt) {
-    EXPECT_NE(error_of<ConfigError>([&] { start({"train.seed=4"}, "auto"); }), "");
-  }
-  try {
-    start({}, "auto");
-    ADD_FAILURE() << "a fourth start";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.exit_code(), ExitCode::kDoNotRequeue);
-    EXPECT_NE(std::string(error.what()).find("after step 4"), std::string::npos) << error.what();
-  }
-  EXPECT_EQ(start({}, folder() + "/step-00000004"), ExitCode::kDone);
-}
-
-TEST_F(StoppedRun, AFinishedRunIsLeftAlone) {
-  ASSERT_EQ(start({}, "auto"), ExitCode::kDone);
-  const Outcome finished = outcome_of(folder());
-  const auto written = fs::last_write_time(folder() + "/summary.txt");
-  EXPECT_EQ(start({}, "auto"), ExitCode::kDone);
-  EXPECT_EQ(fs::last_write_time(folder() + "/summary.txt"), written);
-  EXPECT_TRUE(outcome_of(folder()) == finished);
-}
-
-TEST_F(StoppedRun, IsRefusedWhileAnotherProcessWritesIt) {
-  const RunLease lease(folder(), "a job");
-  const std::string error = error_of<ConfigError>([&] { start({}, "auto"); });
-  EXPECT_NE(error.find("is in use by process"), std::string::npos) << error;
-}
-
-TEST_F(StoppedRun, TheLeaseOfADeadProcessIsTaken) {
-  char host[256] = {};
-  gethostname(host, sizeof(host) - 1);
-  write_file_atomically(
-      folder() + "/lease.json",
-      fmt::format(R"({{"host":"{}","pid":999999999,"birth":"1","job":"x"}})", host));
-  EXPECT_EQ(start({}, "auto"), ExitCode::kDone);
-  EXPECT_FALSE(fs::exists(folder() + "/lease.json"));
 }
 
 // 20 stops in one run of 24 steps: every step but the last is followed by one, some twice.
@@ -346,6 +162,22 @@ TEST(Faults, TermEndsWithoutASaveWhenTheLastOneIsYoung) {
   EXPECT_EQ(run_program({"bash", "-c", script}).exit_code, 75);
   EXPECT_EQ(committed_steps(config.checkpoint.dir).front(), 0);
   EXPECT_NE(read_file(log).find("asked to terminate"), std::string::npos);
+}
+
+TEST(Checkpoints, AreNotMadeAfterAnEvaluationThatIsNotFinite) {
+  const SmallRun files;
+  const TrainConfig config = run_config(files, "run",
+                                        {"adapt.0={match: \"*\", method: full}", "optim.lr=1e38",
+                                         "optim.warmup=0", "eval.every=1", "checkpoint.every=1"});
+  try {
+    train_in_folder(config, "none");
+    ADD_FAILURE() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.exit_code(), ExitCode::kDiverged);
+    EXPECT_NE(std::string(error.what()).find("step 1: evaluation loss"), std::string::npos)
+        << error.what();
+  }
+  EXPECT_EQ(committed_steps(config.checkpoint.dir), std::vector<int64_t>{0});
 }
 
 TEST(Checkpoints, BestStaysBesideTheNewest) {

@@ -94,6 +94,27 @@ TEST(MemoryPlan, AutoRecomputesAsLittleAsFits) {
   }
 }
 
+// Factors and two moments of each; what the arena adds for alignment is less than that.
+TEST(MemoryPlan, TheCheckpointIsInTheMemoryOfTheHost) {
+  for (const Device device : {Device{}, kGpu}) {
+    const Planned run(testing::tiny_config().source.dump(),
+                      {"data.seq_len=24", "adapt.0.rank=4",
+                       device.is_cuda() ? kComputeOnGpu : "model.compute=fp32"});
+    const MemoryPlan plan = run.plan(documents_of({24}), device, 0);
+    int64_t others = plan.scratch_bytes;
+    int64_t optimizer = 0;
+    for (const Arena::Usage& used : plan.usage) {
+      others += used.peak_bytes;
+      if (used.purpose == "optimizer") optimizer = used.peak_bytes;
+    }
+    EXPECT_GE(plan.checkpoint_bytes, optimizer);
+    EXPECT_LE(plan.checkpoint_bytes, 2 * optimizer);
+    EXPECT_EQ(plan.total_bytes(), others + (device.is_cuda() ? 0 : plan.checkpoint_bytes));
+    const std::string table = plan.table();
+    EXPECT_EQ(table.find("checkpoint (host)") < table.find("total"), !device.is_cuda()) << table;
+  }
+}
+
 TEST(MemoryPlan, NoStepTakesMoreThanWasPlanned) {
   const Planned run(testing::tiny_config().source.dump(),
                     {"data.seq_len=24", "train.recompute=none", "adapt.0.rank=4"});

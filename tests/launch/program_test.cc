@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <CLI/CLI.hpp>
 #include <filesystem>
 
 #include "launch/verbs/verb.h"
@@ -32,6 +33,17 @@ TEST(Program, HelpListsEveryVerbAndEveryVerbHasHelp) {
     const ProgramResult help = run_rankwise({verb->name(), "--help"});
     EXPECT_EQ(help.exit_code, 0);
     EXPECT_TRUE(help.output.starts_with(verb->help())) << help.output;
+  }
+}
+
+TEST(Program, OnlyATrainingThatTrainsIsPreemptible) {
+  for (const char* option : {"--resume=auto", "--dry-run", "--print-config"}) {
+    const std::unique_ptr<Verb> verb = make_train_verb();
+    CLI::App app;
+    verb->add_options(app);
+    std::vector<std::string> arguments = {option, "run.yaml"};
+    app.parse(arguments);
+    EXPECT_EQ(verb->is_preemptible(), std::string_view(option) == "--resume=auto") << option;
   }
 }
 

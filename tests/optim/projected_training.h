@@ -109,6 +109,17 @@ class ProjectedTraining {
     }
   }
 
+  // By name, of the weights with failed refreshes.
+  std::map<std::string, int64_t> failed_refreshes() {
+    std::map<std::string, int64_t> failed;
+    for (const Parameter& p : parameters_) {
+      const Projector* projector = optimizer_->projector_of(p);
+      const int64_t count = projector == nullptr ? 0 : projector->failed_refreshes(stream_);
+      if (count > 0) failed[p.name] = count;
+    }
+    return failed;
+  }
+
   std::map<std::string, Tensor> state() const {
     std::map<std::string, Tensor> state;
     for (const auto& [name, tensor] : optimizer_->state()) state[name] = tensor;

@@ -69,6 +69,10 @@ TEST(CheckpointFolder, RetentionKeepsTheNewestValidOnesAndTheBest) {
   // A run that resumed from 20 has reached 25: 30 to 50 belong to another continuation.
   EXPECT_EQ(superseded_steps({50, 30, 25, 20, 10}, 25, {}, 2, {50, 30}, valid),
             (Steps{50, 30, 10}));
+  // Its best one too.
+  EXPECT_EQ(superseded_steps({50, 30, 25, 20, 10}, 25, 30, 2, {50, 30}, valid),
+            (Steps{50, 30, 10}));
+  EXPECT_EQ(superseded_steps({50, 25, 20}, 25, 25, 1, {50, 25}, valid), (Steps{50, 20}));
 }
 
 }  // namespace

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "launch/run_checkpoints.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "launch/checkpoint/checkpoint_folder.h"
+#include "tests/support/error_of.h"
+#include "tests/support/scratch_folder.h"
+
+namespace rankwise {
+namespace {
+
+// Of a run whose state is one number.
+class Saves : public ::testing::Test {
+ protected:
+  Saves()
+      : checkpoints_({.dir = run_.path(), .best = true}, {.folder = run_.path()},
+                     {CheckpointTensor{"value", Tensor(&value_, DType::kF32, {1}), Shape{1},
+                                       whole_part(Shape{1})}},
+                     *world_, stream_,
+                     [this](std::string_view line) { lines_.emplace_back(line); }) {}
+
+  void save(int64_t step, double loss, bool at_exit) {
+    checkpoints_.save(step, loss, Json::object(), at_exit);
+  }
+
+  const testing::ScratchFolder run_;
+  const std::unique_ptr<Communicator> world_ = make_single_communicator();
+  Stream stream_;
+  float value_ = 1.0f;
+  std::vector<std::string> lines_;
+  RunCheckpoints checkpoints_;
+};
+
+TEST_F(Saves, ThatFailedAreNotTheBest) {
+  {
+    const testing::FileSizeLimit limit(100);
+    save(1, 1.0, /*at_exit=*/false);
+    EXPECT_THROW(save(2, 0.5, /*at_exit=*/true), DiskError);
+  }
+  ASSERT_EQ(lines_.size(), 1u);
+  RW_EXPECT_HAS(lines_[0], "WARNING: cannot save step 1");
+  EXPECT_TRUE(std::isinf(checkpoints_.seconds_since_commit()));
+  save(3, 2.0, /*at_exit=*/true);
+  EXPECT_EQ(read_pointer(run_.path(), kBestPointer), 3);
+  save(4, 3.0, /*at_exit=*/true);
+  EXPECT_EQ(read_pointer(run_.path(), kBestPointer), 3);
+  EXPECT_LT(checkpoints_.seconds_since_commit(), 60.0);
+  CheckpointReader reader(run_.path() + "/" + checkpoint_name(4), *world_);
+  EXPECT_EQ(reader.scalars()["best_loss"], 2.0);
+}
+
+}  // namespace
+}  // namespace rankwise
