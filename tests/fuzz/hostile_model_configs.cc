@@ -83,6 +83,7 @@ std::vector<HostileInput> text_cases() {
       {"Depth", R"({"x":)" + repeated("{\"x\":", 100'000), "nested deeper than 64"},
       {"InvalidUtf8", "{\"model_type\":\"\xff\"}", "byte"},
       {"UnknownKeysOfDepth60", with("x", repeated("[", 60) + repeated("]", 60)), ""},
+      {"NamesOfOtherFiles", with("_name_or_path", "\"../outside\""), ""},
       {"QuantisedWeights", with("quantization_config", "{}"), "already quantised"},
   };
 }
@@ -130,6 +131,8 @@ std::vector<HostileInput> hostile_tokenizers() {
       {"AddedIdOf64Bits", added(R"({"a":18446744073709551615})"), "is not in"},
       {"AddedIdIsNegative", added(R"({"a":-5})"), "token id -5 is not in"},
       {"AddedNameWithALineEnd", added(R"({"a\nb":null})"), "the id of 'a\\x0ab' is no integer"},
+      {"NamesOfOtherFiles",
+       config(R"(,"tokenizer_file":"/etc/passwd","vocab_file":"../outside/secret.bin")"), ""},
       {"AddedIsDeep", added(repeated("{\"a\":", 100'000)), "nested deeper than 64"},
   };
 }

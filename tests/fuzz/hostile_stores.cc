@@ -89,13 +89,17 @@ void write_chunk(hid_t dataset, hsize_t offset, const std::string& bytes, uint32
   H5Dwrite_chunk(dataset, H5P_DEFAULT, skipped, &offset, bytes.size(), bytes.data());
 }
 
+std::string with_external_link(const std::string& other, const char* name, const char* target) {
+  return store_with([=](hid_t file) {
+    H5Ldelete(file, name, H5P_DEFAULT);
+    H5Lcreate_external(other.c_str(), target, file, name, H5P_DEFAULT, H5P_DEFAULT);
+  });
+}
+
 std::vector<HostileInput> link_cases() {
   const std::string secret = Sandbox::instance().outside() + "/secret.h5";
   const auto external = [&](const char* name, const char* target) {
-    return store_with([=](hid_t file) {
-      H5Ldelete(file, name, H5P_DEFAULT);
-      H5Lcreate_external(secret.c_str(), target, file, name, H5P_DEFAULT, H5P_DEFAULT);
-    });
+    return with_external_link(secret, name, target);
   };
   const auto soft = [](const char* target) {
     return store_with(
@@ -107,6 +111,8 @@ std::vector<HostileInput> link_cases() {
       {"ExternalLinkOfAllTensors", external("/tensors", "/"), elsewhere},
       {"ExternalLinkOfAllFiles", external("/files", "/"), elsewhere},
       {"ExternalLinkOfAFile", external("/files/config.json", "/w"), elsewhere},
+      {"ExternalLinkWithARelativeName",
+       with_external_link("../outside/secret.h5", "/tensors/t", "/w"), elsewhere},
       {"SoftLinkToItself", soft("/tensors/t"), elsewhere},
       {"SoftLinkToNothing", soft("/nothing"), elsewhere},
       {"SoftLinkToAGroup", soft("/files"), elsewhere},

@@ -42,6 +42,7 @@ std::vector<HostileInput> expansion_cases() {
       {"MergeKeyInQuotes", "\"<<\": {b: 2}\n", "merge keys are not allowed"},
       {"MergeOfAnAlias", "a: &x {b: 1}\nc: {<<: *x}\n", "anchors are not allowed"},
       {"TagOfALanguage", "a: !!python/object/apply:os.system [ls]\n", "tags are not allowed"},
+      {"TagThatIncludesAFile", "a: !include /etc/passwd\n", "tags are not allowed"},
       {"TagOfAType", with("optim: {lr: !!float 1}\n"), "tags are not allowed"},
       {"TagOnAMap", "a: !!map {b: 1}\n", "tags are not allowed"},
       {"TagWithAUri", "a: !<tag:yaml.org,2002:str> b\n", "tags are not allowed"},
@@ -71,6 +72,7 @@ std::vector<HostileInput> key_cases() {
       {"KeyIsNull", "~: 1\n", "run.yaml:1:"},
       {"EmptyKey", "\"\": 1\n", "unknown key"},
       {"FiftyThousandUnknownKeys", many_keys(50'000), "more than 10000"},
+      {"KeyThatIncludesAFile", with("include: ../outside/secret.yaml\n"), "unknown key"},
       {"DotsInAKey", with("optim.lr: 0.1\n"), "unknown key"},
   };
 }
