@@ -20,7 +20,7 @@ void read_checkpoint_manifest(std::string_view bytes);
 void read_store(std::string_view bytes);  // an HDF5 store: all tensors, files, attributes
 
 struct InputReader {
-  std::string name;  // of its folder in tests/fuzz/corpus and its program fuzz_<name>
+  std::string name;  // of its folder in tests/fuzz/corpus
   void (*read)(std::string_view bytes);
 };
 const std::vector<InputReader>& input_readers();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // seed_corpus FOLDER: writes FOLDER/<reader>/seed_*, whole files made by the product's own writers.
-// seed_corpus --hostile FOLDER: the hostile inputs, of which fuzzers start too.
+// seed_corpus --hostile FOLDER: the hostile inputs, of which the fuzzer starts too.
 #include <filesystem>
 #include <fstream>
 #include <functional>
