@@ -44,7 +44,6 @@ int watch_this_thread() {
 // The caller waits in the kernel: its memory, which is ours, does not change meanwhile.
 std::string path_of(const seccomp_data& call) {
   const bool has_folder = call.nr == SYS_openat || call.nr == SYS_openat2;
-  // NOLINTNEXTLINE(performance-no-int-to-ptr): registers are numbers
   const fs::path name = reinterpret_cast<const char*>(call.args[has_folder ? 1 : 0]);
   const int folder = has_folder ? static_cast<int>(call.args[0]) : AT_FDCWD;
   const fs::path start = folder == AT_FDCWD
