@@ -64,17 +64,4 @@ void zero_dropped(std::span<const Tensor> xs, const Tensor& keep, Stream& stream
   cpu::zero_dropped(xs, keep);
 }
 
-void fingerprint(const Tensor& hash, const Tensor& x, Stream& stream) {
-  check::dtype("fingerprint", "hash", hash, DType::kI64);
-  check::shape("fingerprint", "hash", hash, {1});
-  check::contiguous("fingerprint", "x", x);
-  RW_ASSERT(x.dtype() == DType::kF32 || x.dtype() == DType::kU8, "fingerprint: x is {}",
-            name_of(x.dtype()));
-  if (stream.measuring()) return;
-  if constexpr (kHasCuda) {
-    if (stream.is_cuda()) return cuda::fingerprint(hash, x, stream);
-  }
-  cpu::fingerprint(hash, x);
-}
-
 }  // namespace rankwise

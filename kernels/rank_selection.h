@@ -30,7 +30,4 @@ void keep_highest(const Tensor& keep, const Tensor& scores, int64_t count, Strea
 // Elements of xs (F32), one tensor after another, become 0 where keep (n) U8 is 0.
 void zero_dropped(std::span<const Tensor> xs, const Tensor& keep, Stream& stream);
 
-// hash (1) I64 of the elements of x (F32 or U8, contiguous) and their places; equal on all devices.
-void fingerprint(const Tensor& hash, const Tensor& x, Stream& stream);
-
 }  // namespace rankwise

@@ -37,6 +37,7 @@ std::vector<std::pair<std::string, Json>> MetricsRecord::fields() const {
       {"orth_loss", number(orth_loss)},
       {"galore_refresh_ms", number(galore_refresh_ms)},
       {"wire_bytes", wire_bytes},
+      {"skipped_steps", skipped_steps},
   };
 }
 

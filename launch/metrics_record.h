@@ -37,6 +37,7 @@ struct MetricsRecord {
   std::optional<double> orth_loss = std::nullopt;          // AdaLoRA's regulariser, not in `loss`
   std::optional<double> galore_refresh_ms = std::nullopt;  // of the slowest rank
   int64_t wire_bytes = 0;                                  // sent by one rank in this step
+  int64_t skipped_steps = 0;  // without an update, since the start of the run
 
   // Name and value of every field, in the order of the files.
   std::vector<std::pair<std::string, Json>> fields() const;

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <ostream>
 
 namespace rankwise {
@@ -31,11 +32,16 @@ void RunReporter::baseline(double eval_loss) {
 }
 
 void RunReporter::step(MetricsRecord record, bool log) {
-  record.loss_ema =
-      last_ ? kEmaDecay * last_->loss_ema + (1.0 - kEmaDecay) * record.loss : record.loss;
   if (record.eval_loss) last_eval_ = record.eval_loss;
-  if (!first_) first_ = record;
-  last_ = record;
+  if (std::isfinite(record.loss)) {
+    record.loss_ema =
+        last_ ? kEmaDecay * last_->loss_ema + (1.0 - kEmaDecay) * record.loss : record.loss;
+    if (!first_) first_ = record;
+    last_ = record;
+  } else {
+    record.loss_ema = last_ ? last_->loss_ema : record.loss;
+    if (last_) last_->step = record.step, last_->tokens = record.tokens;
+  }
   progress_.advance(record.step, record.step_ms * 1e-3);
   if (!log) return;
   folder_->append_metrics(record);

@@ -76,8 +76,11 @@ std::vector<LocalTensor> run_tensors(Trainer& trainer) {
 }
 
 void continue_from(Trainer& trainer, int64_t step) {
-  trainer.optimizer().set_steps_taken(step);
-  if (trainer.adalora() != nullptr) trainer.adalora()->allocator().set_steps_taken(step);
+  const StepGuard& guard = trainer.guard();
+  trainer.optimizer().set_steps_taken(step - guard.skipped());
+  if (trainer.adalora() != nullptr) {
+    trainer.adalora()->allocator().set_steps_taken(step - guard.skipped_in_row());
+  }
   if (step == 0) return;  // as the trainer was made, up to what it makes of the base again
   for (const auto& [module, adapter] : trainer.model().adapters()) adapter->parameters_restored();
 }

@@ -13,7 +13,8 @@ namespace rankwise {
 // Trained parameters, state of the optimizer and AdaLoRA's choice: views into the trainer. The
 // frozen base is not among them: its digest stands for it.
 std::vector<LocalTensor> run_tensors(Trainer& trainer);
-// To be called when the values of run_tensors() were replaced by those after `step` steps.
+// To be called when the values of run_tensors() and the state of the guard were replaced by those
+// after `step` steps.
 void continue_from(Trainer& trainer, int64_t step);
 
 // `saved` and `present`: run.json of both, with "total_steps". ConfigError naming key and both

@@ -2,7 +2,6 @@
 #include "launch/trainer.h"
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cmath>
 #include <map>
@@ -11,7 +10,6 @@
 #include "model/hf_folder.h"
 #include "optim/adamw8bit_optimizer.h"
 #include "optim/sgd_optimizer.h"
-#include "runtime/transfer.h"
 
 namespace rankwise {
 namespace {
@@ -50,6 +48,7 @@ Trainer::Trainer(const TrainConfig& config, const ModelFiles& files, const Adapt
       reducer_(model_.trained_parameters(), mesh, arena),
       schedule_(config.optim.schedule, config.optim.lr, config.optim.min_lr,
                 config.optim.warmup.steps(total_steps), total_steps),
+      guard_(config.guard),
       flops_(model_, mesh.tensor().size()),
       max_grad_norm_(config.optim.max_grad_norm),
       replays_(stream.is_cuda() && !stream.measuring() && mesh.world().size() == 1 &&
@@ -123,16 +122,26 @@ StepMeasurement Trainer::train_step(int64_t step, std::span<const MicroBatch> ba
   StepMeasurement result;
   std::vector<SubspaceRefresh::Round> rounds;
   if (refresh_) rounds = refresh_->rounds();
+  bool accepted = true;
   if (rounds.size() > 1) {
-    for (const auto& round : rounds) backward_pass(step, batches, round, result);
+    for (const auto& round : rounds) {
+      accepted = accepted && backward_pass(step, batches, round, result);
+    }
+  }
+  if (accepted && rounds.size() > 1) {
     StepMeasurement refreshed;
     refreshed.refresh_seconds = result.refresh_seconds;
     refreshed.without_basis = std::move(result.without_basis);
     result = std::move(refreshed);
     rounds.clear();
   }
-  backward_pass(step, batches, rounds.empty() ? SubspaceRefresh::Round{} : rounds[0], result);
-  update(step, result);
+  accepted =
+      accepted &&
+      backward_pass(step, batches, rounds.empty() ? SubspaceRefresh::Round{} : rounds[0], result) &&
+      update(step, batches, result);
+  result.learning_rate = schedule_.at(step);
+  result.skipped = !accepted;
+  guard_.record(result.loss, result.gradient_norm, !result.refresh_seconds, result.skipped);
   stream_->synchronize();
   wire_bytes_ = mesh_->wire_bytes() - wire_bytes_before;
   result.compute_seconds =
@@ -140,21 +149,11 @@ StepMeasurement Trainer::train_step(int64_t step, std::span<const MicroBatch> ba
   return result;
 }
 
-void Trainer::backward_pass(int64_t step, std::span<const MicroBatch> batches,
+bool Trainer::backward_pass(int64_t step, std::span<const MicroBatch> batches,
                             const SubspaceRefresh::Round& round, StepMeasurement& result) {
-  const std::string name = fmt::format("step {}", step + 1);
-  mesh_->world().activity().report(name);
-  fill(sums_, 0.0f, *stream_);
-  reducer_.begin_step(*stream_);
   if (refresh_) refresh_->begin(round, *stream_);
+  micro_batches(step, batches, /*reduces=*/true);
   for (const MicroBatch& batch : batches) {
-    if (&batch != batches.data()) {
-      const auto done = &batch - batches.data();
-      mesh_->world().activity().report(fmt::format("{}, micro-batch {}", name, done + 1));
-    }
-    const Arena::Scope activations = arena_->scope("activations");
-    reducer_.begin_micro_batch(batch.trained_tokens, &batch == &batches.back());
-    forward_backward(batch, static_cast<uint64_t>(step));
     result.tokens += batch.tokens();
     result.flops += flops_.training(batch);
   }
@@ -163,29 +162,36 @@ void Trainer::backward_pass(int64_t step, std::span<const MicroBatch> batches,
   const int64_t tokens = reducer_.finish_step(*stream_);
   mesh_->data().all_reduce(sums_, ReduceOp::kSum, "loss sums", *stream_);
   result.reduce_seconds = seconds_since(backward_end);
-  if (round.empty()) return;
-  refresh_->finish(round, tokens, *stream_);
+  if (round.empty()) return true;
+  const bool refreshed =
+      refresh_->finish(round, tokens, *stream_, [&](const Tensor& whole_gradients) {
+        result.gradient_norm = std::nan("");  // not known before
+        const double norm = norm_of({whole_gradients, reducer_.flat()});
+        return may_update(step, batches, norm, /*compares_norm=*/false, result);
+      });
   for (const Parameter* parameter : refresh_->without_basis(round, *stream_)) {
     result.without_basis.push_back(parameter->name);
   }
   stream_->synchronize();
   result.refresh_seconds =
       result.refresh_seconds.value_or(0.0) + seconds_since(backward_end) - result.reduce_seconds;
+  return refreshed;
 }
 
-void Trainer::update(int64_t step, StepMeasurement& result) {
-  if (adalora_) adalora_->add_regulariser(*stream_);
-  const ClipResult clip = clip_gradients(groups_, max_grad_norm_, *mesh_, norm_sums_, *stream_);
-  result.gradient_norm = clip.norm;
-  read_sums(step, result);
-  result.learning_rate = schedule_.at(step);
-  if (adalora_) {
-    result.orthogonality_loss = adalora_->regulariser(*stream_);
-    adalora_->before_update(step);
+void Trainer::micro_batches(int64_t step, std::span<const MicroBatch> batches, bool reduces) {
+  const std::string name = fmt::format("step {}{}", step + 1, reduces ? "" : " once more");
+  mesh_->world().activity().report(name);
+  fill(sums_, 0.0f, *stream_);
+  reducer_.begin_step(*stream_);
+  for (const MicroBatch& batch : batches) {
+    if (&batch != batches.data()) {
+      const auto done = &batch - batches.data();
+      mesh_->world().activity().report(fmt::format("{}, micro-batch {}", name, done + 1));
+    }
+    const Arena::Scope activations = arena_->scope("activations");
+    reducer_.begin_micro_batch(batch.trained_tokens, reduces && &batch == &batches.back());
+    forward_backward(batch, static_cast<uint64_t>(step));
   }
-  optimizer_->step(groups_, result.learning_rate, clip.scale, *stream_);
-  if (adalora_) adalora_->after_update(step, *stream_);
-  model_.parameters_changed();
 }
 
 void Trainer::forward_backward(const MicroBatch& batch, uint64_t step) {
@@ -205,16 +211,19 @@ void Trainer::forward_backward(const MicroBatch& batch, uint64_t step) {
   for (const Parameter* parameter : reducer_.parameters()) reducer_.ready(*parameter, *stream_);
 }
 
-void Trainer::read_sums(int64_t step, StepMeasurement& result) const {
-  if (stream_->measuring()) return;
-  std::array<double, 3> sums{};
-  download(sums.data(), sums_, *stream_);
-  result.loss = sums[0] / sums[1];
-  result.token_accuracy = sums[2] / sums[1];
-  if (std::isfinite(result.loss) && std::isfinite(result.gradient_norm)) return;
-  throw Error(ExitCode::kDiverged,
-              fmt::format("step {}: loss {} with gradient norm {}; weights are those of step {}",
-                          step + 1, result.loss, result.gradient_norm, step));
+bool Trainer::update(int64_t step, std::span<const MicroBatch> batches, StepMeasurement& result) {
+  if (adalora_) adalora_->add_regulariser(*stream_);
+  const ClipResult clip = clip_gradients(groups_, max_grad_norm_, *mesh_, norm_sums_, *stream_);
+  result.gradient_norm = clip.norm;
+  if (!may_update(step, batches, clip.norm, !result.refresh_seconds, result)) return false;
+  if (adalora_) {
+    result.orthogonality_loss = adalora_->regulariser(*stream_);
+    adalora_->before_update(step);
+  }
+  optimizer_->step(groups_, schedule_.at(step), clip.scale, *stream_);
+  if (adalora_) adalora_->after_update(step, *stream_);
+  model_.parameters_changed();
+  return true;
 }
 
 int64_t Trainer::trained_elements() const {

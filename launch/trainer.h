@@ -13,6 +13,7 @@
 #include "launch/model_files.h"
 #include "launch/step_flops.h"
 #include "launch/step_graphs.h"
+#include "launch/step_guard.h"
 #include "optim/adalora.h"
 #include "optim/clip_gradients.h"
 #include "optim/schedule.h"
@@ -36,6 +37,8 @@ struct StepMeasurement {
   // Computing bases of GaLore, waiting for those of other ranks; unset in a step without.
   std::optional<double> refresh_seconds;
   std::vector<std::string> without_basis;  // weights whose gradient gave none: the old one is kept
+  std::string finding;                     // of the guard, if any
+  bool skipped = false;                    // no weight and no state was changed
 };
 
 class Trainer {
@@ -46,12 +49,15 @@ class Trainer {
   Trainer(const TrainConfig& config, const ModelFiles& files, const Adaptation& adaptation,
           const DeviceMesh& mesh, Arena& arena, Stream& stream, int64_t total_steps);
 
-  // One optimizer step over this rank's micro-batches; `step` counts from 0. A loss or gradient
-  // norm that is not finite is an Error with kDiverged on every rank, before any weight is changed.
+  // One optimizer step over this rank's micro-batches; `step` counts from 0. What the guard finds
+  // all ranks find, before any weight or state is changed: then the update is left out, or an Error
+  // with kDiverged says which ranks' loss and gradients were not finite.
   StepMeasurement train_step(int64_t step, std::span<const MicroBatch> batches);
 
   CausalLm& model() { return model_; }
   Optimizer& optimizer() { return *optimizer_; }
+  StepGuard& guard() { return guard_; }
+  const StepGuard& guard() const { return guard_; }
   // Null without AdaLoRA.
   AdaLora* adalora() { return adalora_.get(); }
   // Of the last step: bytes that this rank sent (Communicator::wire_bytes).
@@ -65,12 +71,18 @@ class Trainer {
   std::unique_ptr<Optimizer> make_projected_optimizer(const Adaptation& adaptation,
                                                       const OptimizerFactory& inner);
   void start_adalora(const AdaLoraSection& section, int64_t total_steps);
-  // Gradients of the step's batch, those of `round` refreshed.
-  void backward_pass(int64_t step, std::span<const MicroBatch> batches,
+  // Gradients of the step's batch, those of `round` refreshed; false when the guard refuses them.
+  bool backward_pass(int64_t step, std::span<const MicroBatch> batches,
                      const SubspaceRefresh::Round& round, StepMeasurement& result);
+  void micro_batches(int64_t step, std::span<const MicroBatch> batches, bool reduces);
   void forward_backward(const MicroBatch& batch, uint64_t step);
-  void update(int64_t step, StepMeasurement& result);
-  void read_sums(int64_t step, StepMeasurement& result) const;
+  bool update(int64_t step, std::span<const MicroBatch> batches, StepMeasurement& result);
+  // Whether gradients of this norm may be used. `compares_norm` as StepGuard says.
+  bool may_update(int64_t step, std::span<const MicroBatch> batches, double norm,
+                  bool compares_norm, StepMeasurement& result);
+  // Ranks whose own micro-batches, computed once more, give what is not finite, and what.
+  std::string find_source(int64_t step, std::span<const MicroBatch> batches);
+  double norm_of(const std::vector<Tensor>& gradients);  // that this rank holds
 
   Arena* arena_;
   Stream* stream_;
@@ -82,6 +94,7 @@ class Trainer {
   GradientReducer reducer_;
   std::unique_ptr<AdaLora> adalora_;
   Schedule schedule_;
+  StepGuard guard_;
   StepFlops flops_;
   double max_grad_norm_;
   StepGraphs graphs_;

@@ -173,7 +173,11 @@ ExitCode TrainingRun::train_and_export(RunStart start, const TrainOptions& optio
 void TrainingRun::begin(RunStart start, const TrainOptions& options, Trainer& trainer) {
   context_->world.activity().report("digest of model and data", kFilePatience);
   if (is_root()) description_ = describe_run();
-  std::vector<CheckpointTensor> state = place_tensors(run_tensors(trainer), mesh_);
+  std::vector<LocalTensor> tensors = run_tensors(trainer);
+  if (config_.guard.replica_hash_every > 0 && mesh_.world().size() > 1) {
+    replicas_.emplace(tensors, adaptation_.projects(), mesh_, device_);
+  }
+  std::vector<CheckpointTensor> state = place_tensors(std::move(tensors), mesh_);
   if (start.reader) restore(*start.reader, state, trainer);
   if (is_root()) open_folder(start, options, trainer);
   for (const std::string& warning : start.warnings) say("WARNING: " + warning);
@@ -189,7 +193,7 @@ void TrainingRun::begin(RunStart start, const TrainOptions& options, Trainer& tr
       const double before = evaluate(trainer, 0);
       if (reporter_) reporter_->baseline(before);
     }
-    return checkpoints_->prove(checkpoint_scalars());
+    return checkpoints_->prove(checkpoint_scalars(trainer));
   }
   const Json scalars = start.reader->scalars();
   if (reporter_) reporter_->restore(scalars.at("reporter"));
@@ -199,7 +203,7 @@ void TrainingRun::begin(RunStart start, const TrainOptions& options, Trainer& tr
   if (start.in_place) {
     checkpoints_->restore_best(scalars);
   } else {
-    checkpoints_->save(first_step_, std::nullopt, checkpoint_scalars(), /*at_exit=*/true);
+    checkpoints_->save(first_step_, std::nullopt, checkpoint_scalars(trainer), /*at_exit=*/true);
   }
   RW_FAILPOINT("resume.done");
 }
@@ -211,6 +215,7 @@ void TrainingRun::restore(const CheckpointReader& reader,
   RW_FAILPOINT("resume.restore");
   reader.restore(state, stream_);
   first_step_ = reader.step();
+  trainer.guard().restore(scalars.at("guard"));
   continue_from(trainer, first_step_);
   loader_.seek(first_step_);
   tokens_so_far_ = scalars.at("tokens").get<int64_t>();

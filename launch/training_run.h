@@ -14,6 +14,7 @@
 #include "launch/memory_plan.h"
 #include "launch/model_files.h"
 #include "launch/preemption.h"
+#include "launch/replica_check.h"
 #include "launch/run_checkpoints.h"
 #include "launch/run_lease.h"
 #include "launch/run_reporter.h"
@@ -62,13 +63,14 @@ class TrainingRun {
   bool is_asked_to_stop() const;
   ExitCode train_steps(Trainer& trainer);
   // Saves when it is time; whether the run stops here.
-  bool end_step(int64_t done, std::optional<double> eval_loss, const Agreement& agreed);
-  void warn_of_kept_bases(int64_t step, const StepMeasurement& measurement);
+  bool end_step(int64_t done, std::optional<double> eval_loss, const Agreement& agreed,
+                const Trainer& trainer);
+  void warn(int64_t step, const StepMeasurement& measurement, const StepGuard& guard);
   MetricsRecord compare_ranks(int64_t step, const StepMeasurement& measurement, double data_seconds,
                               double step_seconds, Agreement& agreed);
   // After `step` steps. kDiverged when it is not finite.
   double evaluate(Trainer& trainer, int64_t step);
-  Json checkpoint_scalars() const;
+  Json checkpoint_scalars(const Trainer& trainer) const;
   void say(std::string_view line) {
     if (reporter_) reporter_->say(line);
   }
@@ -100,7 +102,8 @@ class TrainingRun {
   std::optional<RunFolder> folder_;
   std::optional<RunReporter> reporter_;
   std::optional<RunCheckpoints> checkpoints_;
-  Json description_;  // run.json, on rank 0
+  std::optional<ReplicaCheck> replicas_;  // with guard.replica_hash_every
+  Json description_;                      // run.json, on rank 0
   int64_t first_step_ = 0;
   int64_t tokens_so_far_ = 0;
   double seconds_before_ = 0.0;  // of the starts that this one continues

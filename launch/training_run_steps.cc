@@ -39,8 +39,13 @@ bool TrainingRun::is_asked_to_stop() const {
   return true;
 }
 
-void TrainingRun::warn_of_kept_bases(int64_t step, const StepMeasurement& measurement) {
+void TrainingRun::warn(int64_t step, const StepMeasurement& measurement, const StepGuard& guard) {
   if (!reporter_) return;
+  if (!measurement.finding.empty()) {
+    const std::string skipped =
+        measurement.skipped ? fmt::format("; no update ({} skipped so far)", guard.skipped()) : "";
+    reporter_->say(fmt::format("WARNING: step {}: {}{}", step, measurement.finding, skipped));
+  }
   for (const std::string& weight : measurement.without_basis) {
     reporter_->say(
         fmt::format("WARNING: step {}: {} keeps its old basis; the gradient is of too low a rank",
@@ -63,6 +68,7 @@ ExitCode TrainingRun::train_steps(Trainer& trainer) {
     Agreement agreed;
     MetricsRecord record = compare_ranks(done, measurement, data_seconds, step_seconds, agreed);
     record.wire_bytes = trainer.wire_bytes();
+    record.skipped_steps = trainer.guard().skipped();
     record.orth_loss = measurement.orthogonality_loss;
     if (trainer.adalora() != nullptr) {
       record.adalora_budget = trainer.adalora()->allocator().budget();
@@ -72,16 +78,17 @@ ExitCode TrainingRun::train_steps(Trainer& trainer) {
         data_.eval && (last || (config_.eval.every > 0 && done % config_.eval.every == 0));
     if (evaluates) record.eval_loss = evaluate(trainer, done);
     RW_FAILPOINT("step.report");
-    warn_of_kept_bases(done, measurement);
+    warn(done, measurement, trainer.guard());
     if (reporter_) reporter_->step(record, evaluates || last || done % config_.log.every == 0);
     // Hashes are compared before state is saved.
     if (trainer.adalora() != nullptr) trainer.adalora()->allocator().check_agreement(stream_);
-    if (end_step(done, record.eval_loss, agreed)) return ExitCode::kRequeue;
+    if (end_step(done, record.eval_loss, agreed, trainer)) return ExitCode::kRequeue;
   }
   return ExitCode::kDone;
 }
 
-bool TrainingRun::end_step(int64_t done, std::optional<double> eval_loss, const Agreement& agreed) {
+bool TrainingRun::end_step(int64_t done, std::optional<double> eval_loss, const Agreement& agreed,
+                           const Trainer& trainer) {
   const bool last = done == total_steps_;
   const bool stops = !last && agreed.request >= RunRequest::kTerminate;
   if (stops) forget_requests();
@@ -90,10 +97,14 @@ bool TrainingRun::end_step(int64_t done, std::optional<double> eval_loss, const 
                     done, kYoungSeconds));
     return true;
   }
-  if (last || stops || agreed.request == RunRequest::kSave || agreed.is_time ||
-      checkpoints_->is_due(done)) {
+  const bool saves = last || stops || agreed.request == RunRequest::kSave || agreed.is_time ||
+                     checkpoints_->is_due(done);
+  if (replicas_ && (saves || done % config_.guard.replica_hash_every == 0)) {
+    replicas_->check(done, stream_);
+  }
+  if (saves) {
     if (lease_) lease_->require_held();
-    checkpoints_->save(done, eval_loss, checkpoint_scalars(), /*at_exit=*/last || stops);
+    checkpoints_->save(done, eval_loss, checkpoint_scalars(trainer), /*at_exit=*/last || stops);
   } else {
     checkpoints_->poll();
   }
@@ -101,13 +112,14 @@ bool TrainingRun::end_step(int64_t done, std::optional<double> eval_loss, const 
   return stops;
 }
 
-Json TrainingRun::checkpoint_scalars() const {
+Json TrainingRun::checkpoint_scalars(const Trainer& trainer) const {
   if (!is_root()) return Json::object();
   return {{"tokens", tokens_so_far_},
           {"seconds", seconds_before_ + seconds_since(begun_)},
           {"data_parallel", mesh_.data().size()},
           {"tensor_parallel", mesh_.tensor().size()},
           {"reporter", reporter_->state()},
+          {"guard", trainer.guard().state()},
           {"run", description_}};
 }
 

@@ -3,8 +3,10 @@
 
 #include <fmt/ranges.h>
 
+#include <array>
 #include <numeric>
 
+#include "kernels/fingerprint.h"
 #include "runtime/transfer.h"
 
 namespace rankwise {
@@ -34,10 +36,12 @@ RankAllocator::RankAllocator(std::vector<RankedMatrix> matrices, const RankSched
 
 void RankAllocator::step(int64_t step, Stream& stream) {
   check_agreement(stream);
+  bool is_due = stream.measuring();  // which learns what the dearest step needs
+  for (int64_t at = steps_; at <= step; ++at) is_due = is_due || schedule_.decides(at);
   steps_ = step + 1;
-  // Measuring learns what the dearest step needs.
-  if (stream.measuring() || schedule_.decides(step)) decide(stream);
-  if (schedule_.masks(step)) zero_dropped(singular_values_, kept_, stream);
+  masked_ = is_due || schedule_.masks(step);
+  if (is_due) decide(stream);
+  if (masked_) zero_dropped(singular_values_, kept_, stream);
 }
 
 void RankAllocator::decide(Stream& stream) {
@@ -46,8 +50,7 @@ void RankAllocator::decide(Stream& stream) {
   if (world.rank() == 0) keep_highest(kept_, scores_, budget(), stream);
   if (world.size() == 1) return;
   world.broadcast(kept_, 0, "AdaLoRA's choice of triplets", stream);
-  fingerprint(hashes_.rows(0, 1), scores_, stream);
-  fingerprint(hashes_.rows(1, 2), kept_, stream);
+  fingerprint(hashes_, std::array{scores_, kept_}, stream);
   world.all_gather(all_hashes_, hashes_, "hashes of AdaLoRA's scores", stream);
   unchecked_ = !stream.measuring();
 }
@@ -76,9 +79,7 @@ int64_t RankAllocator::budget() const {
   return steps_ == 0 ? schedule_.initial_budget() : schedule_.budget(steps_ - 1);
 }
 
-int64_t RankAllocator::active() const {
-  return steps_ > 0 && schedule_.masks(steps_ - 1) ? budget() : schedule_.initial_budget();
-}
+int64_t RankAllocator::active() const { return masked_ ? budget() : schedule_.initial_budget(); }
 
 Tensor RankAllocator::kept_of(size_t matrix) const {
   return kept_.rows(first_[matrix], first_[matrix + 1]);

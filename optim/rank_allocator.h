@@ -30,9 +30,9 @@ class RankAllocator {
                 const DeviceMesh& mesh, Arena& arena, Stream& stream);
 
   // To be called by all ranks after the optimizer's update of each step, from 0 on. Where the
-  // schedule says so, rank 0 chooses by its scores, all ranks take over its choice, and hashes of
-  // scores and choice are exchanged, to be compared later. Does not wait for the stream, except for
-  // a comparison that is still to be done.
+  // schedule says so, of this step or of those left out before it, rank 0 chooses by its scores,
+  // all ranks take over its choice, and hashes of scores and choice are exchanged, to be compared
+  // later. Does not wait for the stream, except for a comparison that is still to be done.
   void step(int64_t step, Stream& stream);
   // Compares the hashes of the last choice, if that was not done; waits for the stream, so it
   // belongs where the host waits anyway, and before state is saved. CommunicationError on every
@@ -52,7 +52,10 @@ class RankAllocator {
 
   // What a checkpoint needs beside the importance, which belongs to the optimizer.
   int64_t steps_taken() const { return steps_; }
-  void set_steps_taken(int64_t steps) { steps_ = steps; }
+  void set_steps_taken(int64_t steps) {
+    steps_ = steps;
+    masked_ = steps > 0 && schedule_.masks(steps - 1);
+  }
   std::vector<NamedTensor> state() const { return {{"rank_allocator.kept", kept_}}; }
 
  private:
@@ -64,11 +67,12 @@ class RankAllocator {
   std::vector<int64_t> first_;  // triplet of each matrix
   RankSchedule schedule_;
   const DeviceMesh* mesh_;
-  Tensor scores_;      // (n) F32
-  Tensor kept_;        // (n) U8
-  Tensor hashes_;      // (2) I64 of scores and choice
-  Tensor all_hashes_;  // (ranks, 2)
-  int64_t steps_ = 0;
+  Tensor scores_;           // (n) F32
+  Tensor kept_;             // (n) U8
+  Tensor hashes_;           // (2) I64 of scores and choice
+  Tensor all_hashes_;       // (ranks, 2)
+  int64_t steps_ = 0;       // the last with an update, from 1
+  bool masked_ = false;     // dropped triplets are zero since then
   bool unchecked_ = false;  // a choice whose hashes were not compared
 };
 

@@ -95,20 +95,23 @@ void SubspaceRefresh::begin(const Round& round, Stream& stream) {
   fill(whole_.rows(0, begin), 0.0f, stream);
 }
 
-void SubspaceRefresh::finish(const Round& round, int64_t tokens, Stream& stream) {
-  if (round.empty()) return;
+bool SubspaceRefresh::finish(const Round& round, int64_t tokens, Stream& stream,
+                             const Accept& accept) {
+  if (round.empty()) return true;
   is_open_ = false;
   int64_t end = 0;
   for (const Parameter* parameter : round) end += elements_of(parameter);
   const Tensor used = whole_.rows(0, end);
   mesh_->data().all_reduce(used, ReduceOp::kSum, "whole gradients", stream);
   if (tokens > 0) scale(used, static_cast<float>(1.0 / static_cast<double>(tokens)), stream);
-  refresh_share(round, stream);
+  const bool accepted = !accept || accept(used);
+  if (accepted) refresh_share(round, stream);
   const int ranks = mesh_->data().size();
   for (size_t i = 0; i < round.size(); ++i) {
-    if (ranks > 1) optimizer_->broadcast(*round[i], owner(i, ranks), stream);
+    if (accepted && ranks > 1) optimizer_->broadcast(*round[i], owner(i, ranks), stream);
     round[i]->dense_gradient = {};
   }
+  return accepted;
 }
 
 std::vector<const Parameter*> SubspaceRefresh::without_basis(const Round& round, Stream& stream) {

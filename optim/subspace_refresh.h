@@ -4,6 +4,7 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <map>
 #include <optional>
 #include <span>
@@ -41,8 +42,10 @@ class SubspaceRefresh {
   void begin(const Round& round, Stream& stream);
   // Sums the whole gradients over the data axis, divides them by the global count of trained
   // tokens, refreshes, and leaves the projected gradients in Parameter::gradient. Each data rank
-  // refreshes its share of the round and broadcasts it. Called by all ranks.
-  void finish(const Round& round, int64_t tokens, Stream& stream);
+  // refreshes its share of the round and broadcasts it. Called by all ranks. When `accept`, given
+  // the whole gradients, says no on all ranks, nothing is refreshed, and the result is false.
+  using Accept = std::function<bool(const Tensor& whole_gradients)>;
+  bool finish(const Round& round, int64_t tokens, Stream& stream, const Accept& accept = {});
   // Of a round just finished, the weights that kept their basis because the gradient gave none.
   // Waits for the stream.
   std::vector<const Parameter*> without_basis(const Round& round, Stream& stream);

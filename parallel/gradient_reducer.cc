@@ -139,4 +139,10 @@ int64_t GradientReducer::finish_step(Stream& stream) {
   return global_tokens;
 }
 
+void GradientReducer::end_without_reducing() {
+  RW_ASSERT(in_step_ && !last_, "buckets may have left");
+  check_all_ready();
+  in_step_ = false;
+}
+
 }  // namespace rankwise

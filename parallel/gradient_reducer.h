@@ -16,10 +16,10 @@ namespace rankwise {
 
 // Gradients are sums over tokens; finish_step divides once by the global count of trained tokens,
 // so the loss is exact whatever the ranks, micro-batches and packing. A replicated parameter is
-// summed over the world: each tensor rank holds the gradient of the slice it used, or a summand, and
-// of what all of them compute alike only the first hands in a gradient. A sharded one is summed over
-// the data axis. Buckets leave in the order of `parameters` on every rank,
-// whatever the order of ready(), since collectives must match.
+// summed over the world: each tensor rank holds the gradient of the slice it used, or a summand,
+// and of what all of them compute alike only the first hands in a gradient. A sharded one is summed
+// over the data axis. Buckets leave in the order of `parameters` on every rank, whatever the order
+// of ready(), since collectives must match.
 class GradientReducer {
  public:
   // `parameters` in the order backward finishes them; sets Parameter::gradient to views of one flat
@@ -35,6 +35,8 @@ class GradientReducer {
   void ready(const Parameter& parameter, Stream& stream);
   // Waits for all buckets, divides by the global token count and returns it.
   int64_t finish_step(Stream& stream);
+  // Instead, when no micro-batch was the last: gradients are this rank's sums.
+  void end_without_reducing();
 
   std::span<Parameter* const> parameters() const { return parameters_; }
   // All gradients as one flat F32 tensor, in parameter order (with alignment gaps that stay zero).

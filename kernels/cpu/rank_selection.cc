@@ -43,13 +43,6 @@ uint64_t order_of(float score, int64_t index) {
   return uint64_t{ordered} << 32 | (0xffffffffu - static_cast<uint32_t>(index));
 }
 
-// The last steps of splitmix64.
-uint64_t mixed(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-
 }  // namespace
 
 void triplet_scores(const Tensor& scores, std::span<const TripletImportance> modules) {
@@ -83,16 +76,6 @@ void zero_dropped(std::span<const Tensor> xs, const Tensor& keep) {
     }
     kept += x.numel();
   }
-}
-
-void fingerprint(const Tensor& hash, const Tensor& x) {
-  uint64_t sum = 0;
-  for (int64_t i = 0; i < x.numel(); ++i) {
-    const uint32_t element = x.dtype() == DType::kU8 ? x.data<uint8_t>()[i]
-                                                     : std::bit_cast<uint32_t>(x.data<float>()[i]);
-    sum += mixed(static_cast<uint64_t>(i + 1) << 32 | element);
-  }
-  *hash.data<int64_t>() = static_cast<int64_t>(sum);
 }
 
 }  // namespace rankwise::cpu

@@ -9,6 +9,5 @@ namespace rankwise::cpu {
 void triplet_scores(const Tensor& scores, std::span<const TripletImportance> modules);
 void keep_highest(const Tensor& keep, const Tensor& scores, int64_t count);  // count >= 1
 void zero_dropped(std::span<const Tensor> xs, const Tensor& keep);
-void fingerprint(const Tensor& hash, const Tensor& x);
 
 }  // namespace rankwise::cpu

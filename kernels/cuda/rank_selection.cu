@@ -187,29 +187,6 @@ __global__ void __launch_bounds__(kThreads) zero_kernel(const __grid_constant__ 
   if (part.item.keep[i] == 0) part.item.x[i] = 0.0f;
 }
 
-// The last steps of splitmix64.
-__device__ uint64_t mixed(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-
-__device__ uint32_t bits_of_element(float x) { return __float_as_uint(x); }
-__device__ uint32_t bits_of_element(uint8_t x) { return x; }
-
-// A sum modulo 2^64 has no order.
-template <class T>
-__global__ void __launch_bounds__(kSelectThreads)
-    fingerprint_kernel(unsigned long long* hash, const T* __restrict__ x, int64_t n) {
-  __shared__ unsigned long long shared[32];
-  unsigned long long sum = 0;
-  for (int64_t i = threadIdx.x; i < n; i += kSelectThreads) {
-    sum += mixed(static_cast<uint64_t>(i + 1) << 32 | bits_of_element(x[i]));
-  }
-  sum = block_sum(sum, shared);
-  if (threadIdx.x == 0) *hash = sum;
-}
-
 }  // namespace
 
 void triplet_scores(const Tensor& scores, std::span<const TripletImportance> modules,
@@ -260,16 +237,6 @@ void zero_dropped(std::span<const Tensor> xs, const Tensor& keep, Stream& stream
     zero_kernel<<<static_cast<unsigned>(list.blocks), kThreads, 0, native(stream)>>>(list);
     check_launch("zero_dropped");
   });
-}
-
-void fingerprint(const Tensor& hash, const Tensor& x, Stream& stream) {
-  auto* to = static_cast<unsigned long long*>(hash.raw());
-  if (x.dtype() == DType::kU8) {
-    fingerprint_kernel<<<1, kSelectThreads, 0, native(stream)>>>(to, x.data<uint8_t>(), x.numel());
-  } else {
-    fingerprint_kernel<<<1, kSelectThreads, 0, native(stream)>>>(to, x.data<float>(), x.numel());
-  }
-  check_launch("fingerprint");
 }
 
 }  // namespace rankwise::cuda

@@ -11,6 +11,5 @@ void triplet_scores(const Tensor& scores, std::span<const TripletImportance> mod
 void keep_highest(const Tensor& keep, const Tensor& scores, int64_t count,
                   Stream& stream);  // count >= 1
 void zero_dropped(std::span<const Tensor> xs, const Tensor& keep, Stream& stream);
-void fingerprint(const Tensor& hash, const Tensor& x, Stream& stream);
 
 }  // namespace rankwise::cuda

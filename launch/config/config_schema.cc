@@ -229,8 +229,22 @@ void visit_reporting(TrainConfig& config, ConfigVisitor& visitor) {
     visitor.leaf({"every", "steps between lines"}, integer_leaf(config.log.every, kAtLeastOne));
   });
   visitor.section({"guard", "what ends a run that gets nowhere"}, [&] {
+    visitor.leaf({"nan", "a loss or gradient that is not finite: end the run, or skip the update"},
+                 choice_leaf(config.guard.nan,
+                             {{"stop", GuardAction::kStop}, {"skip", GuardAction::kSkip}}));
+    visitor.leaf({"spike", "a loss or gradient norm far above the last ones"},
+                 choice_leaf(config.guard.spike, {{"warn", GuardAction::kWarn},
+                                                  {"skip", GuardAction::kSkip},
+                                                  {"stop", GuardAction::kStop}}));
+    visitor.leaf({"spike_sigma", "how far, in standard deviations; 0: there are no spikes"},
+                 real_leaf(config.guard.spike_sigma, {.min = 0.0, .max = 1e6}));
+    visitor.leaf({"max_skips", "updates skipped in a row; one more ends the run"},
+                 integer_leaf(config.guard.max_skips, {.min = 1}));
     visitor.leaf({"hang_seconds", "several ranks: most time for one operation; 0: any time"},
                  integer_leaf(config.guard.hang_seconds, {.min = 0, .max = 86'400}));
+    visitor.leaf({"replica_hash_every",
+                  "several ranks: steps between comparisons of what each holds; 0: never"},
+                 integer_leaf(config.guard.replica_hash_every, kNotNegative));
   });
 }
 

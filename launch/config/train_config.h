@@ -28,6 +28,7 @@ enum class AdaptMethod { kLora, kDora, kAdaLora, kGaLore, kFull, kFrozen };
 enum class PromptTemplate { kNone };
 enum class OptimizerName { kAdamW, kAdamW8bit, kSgd };
 enum class GaLoreWeights { kAuto, kFp32, kBf16 };
+enum class GuardAction { kWarn, kSkip, kStop };
 
 struct ModelSection {
   std::string path;
@@ -159,7 +160,12 @@ struct LogSection {
 };
 
 struct GuardSection {
-  int64_t hang_seconds = 300;  // PeerMonitor's deadline; 0: none
+  GuardAction nan = GuardAction::kStop;  // not kWarn
+  GuardAction spike = GuardAction::kWarn;
+  double spike_sigma = 6.0;          // StepGuard; 0: there are no spikes
+  int64_t max_skips = 10;            // in a row
+  int64_t hang_seconds = 300;        // PeerMonitor's deadline; 0: none
+  int64_t replica_hash_every = 100;  // steps, and before each save; 0: never
   bool operator==(const GuardSection&) const = default;
 };
 

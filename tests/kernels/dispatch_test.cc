@@ -10,6 +10,7 @@
 #include "kernels/cross_entropy.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
+#include "kernels/fingerprint.h"
 #include "kernels/matmul.h"
 #include "kernels/quantize.h"
 #include "kernels/rank_selection.h"
@@ -53,7 +54,7 @@ TEST(Dispatch, MeasuringNeedsNoBackendOfTheDevice) {
       stream);
   keep_highest(keep, scores, 2, stream);
   zero_dropped(std::array{scores}, keep, stream);
-  fingerprint(arena.allocate("x", DType::kI64, {1}), keep, stream);
+  fingerprint(arena.allocate("x", DType::kI64, {2}), std::array{keep, x}, stream);
   rms_norm(x, f32({4}), x, row, 1e-5f, stream);
   rms_norm_backward(x, row, x, x, row, f32({4}), false, stream);
   rope_tables(angles, angles, i32({4}), f32({16}), stream);

@@ -23,14 +23,6 @@ struct Bench {
     keep_highest(keep, memory.of<float>({n}, scores), count, stream);
     return {keep.data<uint8_t>(), keep.data<uint8_t>() + n};
   }
-  int64_t hash_of(const Tensor& x) {
-    const Tensor hash = memory.poisoned(DType::kI64, {1});
-    fingerprint(hash, x, stream);
-    return *hash.data<int64_t>();
-  }
-  int64_t hash_of(const std::vector<float>& x) {
-    return hash_of(memory.of<float>({static_cast<int64_t>(x.size())}, x));
-  }
   Importance importance(const Shape& shape) {
     return {memory.uniform(shape, 0.0f, 1.0f), memory.uniform(shape, 0.0f, 1.0f)};
   }
@@ -121,20 +113,6 @@ TEST(ZeroDropped, GoesOnFromTensorToTensor) {
   zero_dropped(std::array{first, second}, keep, bench.stream);
   expect_close(first, std::array{1.0, 0.0}, 0.0, 0.0);
   expect_close(second, std::array{0.0, 4.0, 5.0}, 0.0, 0.0);
-}
-
-TEST(Fingerprint, SeesValuesAndPlaces) {
-  Bench bench;
-  const int64_t hash = bench.hash_of({1.0f, 2.0f, 3.0f});
-  EXPECT_EQ(bench.hash_of({1.0f, 2.0f, 3.0f}), hash);
-  EXPECT_NE(bench.hash_of({2.0f, 1.0f, 3.0f}), hash);
-  EXPECT_NE(bench.hash_of({1.0f, 2.0f, std::nextafter(3.0f, 4.0f)}), hash);
-  EXPECT_NE(bench.hash_of({0.0f}), bench.hash_of({0.0f, 0.0f}));
-  const auto of_bytes = [&](const std::vector<uint8_t>& x) {
-    return bench.hash_of(bench.memory.of<uint8_t>({2}, x));
-  };
-  EXPECT_NE(of_bytes({0, 1}), of_bytes({1, 0}));
-  EXPECT_EQ(of_bytes({0, 1}), of_bytes({0, 1}));
 }
 
 TEST(RankSelectionDeathTest, RefusesWrongShapes) {

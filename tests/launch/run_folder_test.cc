@@ -56,7 +56,8 @@ TEST(RunFolder, MetricsAreOneObjectAndOneRowPerStep) {
                                           "adalora_active",
                                           "orth_loss",
                                           "galore_refresh_ms",
-                                          "wire_bytes"};
+                                          "wire_bytes",
+                                          "skipped_steps"};
   std::vector<std::string> found;
   for (const auto& [name, value] : first.items()) found.push_back(name);
   EXPECT_EQ(found, names);
@@ -71,7 +72,7 @@ TEST(RunFolder, MetricsAreOneObjectAndOneRowPerStep) {
   EXPECT_TRUE(rows[0].starts_with("step,epoch,loss,loss_ema,eval_loss,"));
   EXPECT_TRUE(rows[1].starts_with("1,0.0,2.5,0.0,,,")) << rows[1];
   EXPECT_TRUE(rows[2].starts_with("2,0.0,,0.0,1.5,,")) << rows[2];
-  for (const std::string& row : rows) EXPECT_EQ(std::count(row.begin(), row.end(), ','), 21);
+  for (const std::string& row : rows) EXPECT_EQ(std::count(row.begin(), row.end(), ','), 22);
 }
 
 TEST(RunFolder, EvaluationAndSummaryDrawTheChart) {

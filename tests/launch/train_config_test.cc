@@ -199,8 +199,9 @@ TEST(TrainConfig, OptionsOfLaterVersionsAreRefusedNotIgnored) {
     EXPECT_NE(message.find("(available: "), std::string::npos) << message;
   }
   for (const char* option :
-       {"parallel.tensor=0", "parallel.shard_base=tensor", "guard.nan=stop", "checkpoint.every=-1",
-        "checkpoint.keep=0", "log.tensorboard=false", "adapt.0.init=default",
+       {"parallel.tensor=0", "parallel.shard_base=tensor", "guard.nan=warn", "guard.spike=off",
+        "guard.spike_sigma=-1", "guard.max_skips=0", "guard.replica_hash_every=-1",
+        "checkpoint.every=-1", "checkpoint.keep=0", "log.tensorboard=false", "adapt.0.init=default",
         "adapt.0.adalora={target_rank: 8}", "adapt.0.galore={rank: 8}", "train.micro_batch=auto"}) {
     EXPECT_NE(refusal(kMinimal, {option}), "") << option;
   }

@@ -195,6 +195,20 @@ TEST(RankAllocator, DroppedTripletsComeBackUntilTheLastChoice) {
   EXPECT_EQ(training.scores(), scores);
 }
 
+TEST(RankAllocator, AChoiceThatASkippedStepOwesComesWithTheNext) {
+  const auto world = make_single_communicator();
+  Training training(*world);
+  for (int64_t step = 0; step <= 3; ++step) training.step(step);
+  training.step(5);
+  EXPECT_LE(ones(training.nonzero()), training.allocator().budget());
+  EXPECT_EQ(training.allocator().active(), training.allocator().budget());
+  EXPECT_LT(training.allocator().budget(), kMatrices * kRank);
+  for (const int64_t step : {6, 7, 8, 9}) training.step(step);
+  training.step(11);  // the last choice was due in step 10
+  EXPECT_EQ(ones(training.nonzero()), 6);
+  EXPECT_EQ(training.allocator().active(), 6);
+}
+
 TEST(RankAllocator, EqualRanksDropNothing) {
   const auto world = make_single_communicator();
   RankScheduleOptions options = kOptions;
