@@ -7,10 +7,9 @@
 namespace rankwise {
 
 struct GpuCeiling {
-  double bf16_tflops = 0.0;         // 8192^3 product of random bf16 matrices, sustained
-  double fp32_tflops = 0.0;         // 4096^3 product, no TF32
-  double copy_tb_per_s = 0.0;       // device copy, bytes read plus bytes written, 1e12 per second
-  double host_copy_gb_per_s = 0.0;  // pinned host memory to the device, 1e9 per second
+  double bf16_tflops = 0.0;    // 8192^3 product of random bf16 matrices, sustained
+  double fp32_tflops = 0.0;    // 4096^3 product, no TF32
+  double copy_tb_per_s = 0.0;  // device copy, bytes read plus bytes written, 1e12 per second
 };
 
 // About a second and 1 GiB of device memory, freed at the end. Medians.

@@ -10,9 +10,8 @@
 #include "runtime/rng.h"
 
 namespace rankwise {
-namespace {
 
-TrainConfig config_of(const BenchmarkShape& shape) {
+TrainConfig benchmark_config(const BenchmarkShape& shape) {
   TrainConfig config;
   config.model.quant = shape.quantize_nf4 ? BaseQuantization::kNf4 : BaseQuantization::kNone;
   config.model.compute = shape.compute == DType::kBF16 ? ComputeType::kBf16 : ComputeType::kFp32;
@@ -35,7 +34,7 @@ TrainConfig config_of(const BenchmarkShape& shape) {
   return config;
 }
 
-MicroBatch random_batch(const BenchmarkShape& shape, int data_rank) {
+MicroBatch benchmark_batch(const BenchmarkShape& shape, int data_rank) {
   MicroBatch batch;
   for (int64_t d = 0; d < shape.batch; ++d) {
     const auto row = static_cast<uint64_t>(data_rank * shape.batch + d);
@@ -50,6 +49,8 @@ MicroBatch random_batch(const BenchmarkShape& shape, int data_rank) {
   }
   return batch;
 }
+
+namespace {
 
 // "LoRA 16"
 std::string describe_method(const BenchmarkShape& shape) {
@@ -72,7 +73,7 @@ std::string describe_ranks(const BenchmarkShape& shape, const DeviceMesh& mesh) 
 std::vector<BenchmarkRow> benchmark_step(const BenchmarkShape& shape,
                                          const BenchmarkCeiling& ceiling) {
   constexpr int64_t kTotalSteps = 1'000'000;
-  const TrainConfig config = config_of(shape);
+  const TrainConfig config = benchmark_config(shape);
   const ModelFiles files = {"", shape.model,
                             shape.device.is_cuda() ? make_device_random_weights(shape.model, 1)
                                                    : make_random_weights(shape.model, 1)};
@@ -80,7 +81,7 @@ std::vector<BenchmarkRow> benchmark_step(const BenchmarkShape& shape,
   const auto alone = make_single_communicator();
   Communicator& world = shape.world == nullptr ? *alone : *shape.world;
   const DeviceMesh mesh(world, static_cast<int>(shape.tensor), shape.device);
-  const std::vector<MicroBatch> batches = {random_batch(shape, mesh.data().rank())};
+  const std::vector<MicroBatch> batches = {benchmark_batch(shape, mesh.data().rank())};
   Arena arena(shape.device);
   Stream stream(shape.device);
   plan_memory(config, files, mesh, batches[0], kTotalSteps, shape.device, /*available_bytes=*/0)

@@ -22,6 +22,10 @@ BenchmarkRow make_benchmark_row(const BenchmarkShape& shape, const BenchmarkCeil
                                 std::string name, BenchmarkWork kind, double work,
                                 const BenchmarkTiming& timing);
 
+// The training of benchmark_step(): of adapters or weights as the shape says, on random tokens.
+TrainConfig benchmark_config(const BenchmarkShape& shape);
+MicroBatch benchmark_batch(const BenchmarkShape& shape, int data_rank);
+
 // A linear layer of a block, or the head.
 struct LayerShape {
   std::string name;

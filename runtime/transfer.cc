@@ -29,17 +29,27 @@ void upload(const Tensor& to, const void* from, Stream& stream) {
 }
 
 void download(void* to, const Tensor& from, Stream& stream) {
+  start_download(to, from, stream);
+  stream.synchronize();
+}
+
+void start_download(void* to, const Tensor& from, Stream& stream) {
   check_device_side(from, stream);
-  if (stream.measuring()) return;
+  if (stream.measuring() || from.bytes() == 0) return;
   if constexpr (kHasCuda) {
     if (stream.is_cuda()) {
-      if (from.bytes() > 0) {
-        cuda::copy_to_host(stream.device(), to, from.raw(), from.bytes(), stream.native());
-      }
-      return stream.synchronize();
+      return cuda::copy_to_host(stream.device(), to, from.raw(), from.bytes(), stream.native());
     }
   }
-  if (from.bytes() > 0) std::memcpy(to, from.raw(), static_cast<size_t>(from.bytes()));
+  std::memcpy(to, from.raw(), static_cast<size_t>(from.bytes()));
+}
+
+std::shared_ptr<std::byte[]> allocate_host([[maybe_unused]] Device device, int64_t bytes) {
+  if constexpr (kHasCuda) {
+    void* pinned = device.is_cuda() ? cuda::allocate_pinned(device, bytes) : nullptr;
+    if (pinned != nullptr) return {static_cast<std::byte*>(pinned), cuda::release_pinned};
+  }
+  return std::make_shared_for_overwrite<std::byte[]>(static_cast<size_t>(bytes));
 }
 
 }  // namespace rankwise

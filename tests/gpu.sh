@@ -82,11 +82,11 @@ build_here() {
   quietly "$logs/configure.log" cmake --preset cuda-release -B "$build" -D RANKWISE_BENCH=OFF \
     -D CMAKE_CUDA_ARCHITECTURES="$architecture" "${cmake_arguments[@]}" || return 1
   grep -E '^-- rankwise: ' "$logs/configure.log"
-  local targets=(rankwise bench.step_table)
+  local targets=(rankwise bench.step_table bench.save_table)
   if [[ $label == . ]]; then
     targets=(all)
   elif $tests || $sanitizer; then
-    mapfile -t -O 2 targets < <(gpu_programs)
+    mapfile -t -O 3 targets < <(gpu_programs)
   fi
   quietly "$logs/build.log" cmake --build "$build" -j "$(nproc)" --target "${targets[@]}"
 }
@@ -149,8 +149,8 @@ ranks=1
 measure() { # measure NAME MODEL ARGUMENTS...: counts as one case
   local name=$1 model=$2 program=("$build/rankwise" bench)
   shift 2
-  if [[ $1 == step_table ]]; then
-    program=("$build/bench/bench.step_table")
+  if [[ $1 == *_table ]]; then
+    program=("$build/bench/bench.$1")
     shift
   fi
   echo "-- bench $name"
@@ -182,6 +182,7 @@ measure_all() {
   measure step_8b_nf4 llama3_8b step --batch 2 --tokens 4096 "${step[@]}"
   measure step_13b_nf4 llama_13b step --batch 4 --tokens 2048 "${step[@]}"
   measure step_65b_nf4 llama_65b step --batch 2 --tokens 2048 "${step[@]}"
+  measure save_7b llama_7b save_table --batch 4 --tokens 2048 --folder "$results"
   ranks=2 measure allreduce llama_7b allreduce "${quick[@]}"
 }
 

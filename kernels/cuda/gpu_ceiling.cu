@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <deque>
-#include <memory>
 #include <vector>
 
 #include "kernels/cuda/elementwise.h"
@@ -15,7 +14,6 @@ namespace rankwise::cuda {
 namespace {
 
 constexpr int64_t kCopyBytes = int64_t{448} << 20;
-constexpr int64_t kHostBytes = int64_t{128} << 20;
 
 // Median over `runs` after as many unmeasured ones: clocks and power have settled by then.
 template <class F>
@@ -59,19 +57,6 @@ double copy_tb_per_s(Stream& stream) {
   return 2.0 * static_cast<double>(kCopyBytes) / seconds / 1e12;
 }
 
-double host_copy_gb_per_s(Stream& stream) {
-  Arena arena(stream.device());
-  const Tensor to = arena.allocate("ceiling", DType::kU8, {kHostBytes});
-  void* from = nullptr;
-  check(cudaMallocHost(&from, kHostBytes), "cudaMallocHost");
-  const std::unique_ptr<void, cudaError_t (*)(void*)> owner(from, cudaFreeHost);
-  const double seconds = median_seconds(stream, 10, [&] {
-    check(cudaMemcpyAsync(to.raw(), from, kHostBytes, cudaMemcpyHostToDevice, native(stream)),
-          "copy");
-  });
-  return static_cast<double>(kHostBytes) / seconds / 1e9;
-}
-
 }  // namespace
 
 GpuCeiling measure_gpu_ceiling(Stream& stream) {
@@ -79,7 +64,6 @@ GpuCeiling measure_gpu_ceiling(Stream& stream) {
   out.bf16_tflops = product_tflops(DType::kBF16, 8192, 150, stream);
   out.fp32_tflops = product_tflops(DType::kF32, 4096, 15, stream);
   out.copy_tb_per_s = copy_tb_per_s(stream);
-  out.host_copy_gb_per_s = host_copy_gb_per_s(stream);
   stream.synchronize();
   return out;
 }

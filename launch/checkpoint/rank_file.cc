@@ -137,17 +137,22 @@ void CheckpointSnapshot::take(const std::vector<CheckpointTensor>& tensors, Stre
     needed += (tensor.value.bytes() + kAlignment - 1) / kAlignment * kAlignment;
     tensors_.push_back(tensor);
   }
-  if (memory_.size() < static_cast<size_t>(needed)) memory_ = {};  // before the larger one is made
-  memory_.resize(std::max(memory_.size(), static_cast<size_t>(needed)));
+  if (bytes_ < needed) {
+    memory_ = {};  // before the larger one is made
+    bytes_ = 0;
+    memory_ = allocate_host(stream.device(), needed);
+    bytes_ = needed;
+  }
   for (size_t i = 0; i < tensors_.size(); ++i) {
     CheckpointTensor& tensor = tensors_[i];
-    void* copy = memory_.data() + offsets[i];
-    download(copy, tensor.value, stream);
+    void* copy = memory_.get() + offsets[i];
+    start_download(copy, tensor.value, stream);
     const Shape shape = tensor.layout_bound
                             ? (tensor.value.rank() == 0 ? Shape{1} : tensor.value.shape())
                             : stored_shape(tensor.shape, tensor.part);
     tensor.value = Tensor(copy, tensor.value.dtype(), shape);
   }
+  stream.synchronize();
 }
 
 CheckpointFile write_rank_file(const std::string& folder, int rank,

@@ -2,6 +2,7 @@
 // The HDF5 file in which one rank keeps its parts of a checkpoint.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -13,7 +14,8 @@ namespace rankwise {
 // Files are read in blocks of whole rows of about this size.
 inline constexpr int64_t kCheckpointBlockBytes = int64_t{16} << 20;
 
-// Copies in host memory of what this rank writes. The memory is kept for the next time.
+// Copies in host memory (page-locked for a GPU) of what this rank writes. The memory is kept for
+// the next time.
 class CheckpointSnapshot {
  public:
   // Returns when all values are copied: they may change at once.
@@ -21,7 +23,8 @@ class CheckpointSnapshot {
   const std::vector<CheckpointTensor>& tensors() const { return tensors_; }  // of take(), copied
 
  private:
-  std::vector<std::byte> memory_;
+  std::shared_ptr<std::byte[]> memory_;
+  int64_t bytes_ = 0;  // of the memory
   std::vector<CheckpointTensor> tensors_;
 };
 

@@ -4,7 +4,7 @@
 
 #include "runtime/cuda/runtime_calls.h"
 #include "runtime/cuda/staging.h"
-#include "runtime/errors.h"
+#include "runtime/transfer.h"
 
 namespace rankwise::cuda {
 namespace {
@@ -15,16 +15,8 @@ constexpr int64_t kPieceAlignment = 256;
 
 Staging::Staging(Stream& stream) : stream_(&stream) {
   for (size_t i = 0; i < kBuffers; ++i) read_.emplace_back(stream.device());
-  constexpr int64_t kTotal = static_cast<int64_t>(kBuffers) * kBufferBytes;
-  memory_ = static_cast<std::byte*>(allocate_pinned(stream.device(), kTotal));
-  if (memory_ == nullptr) {
-    throw OutOfMemoryError(
-        fmt::format("pinned host memory for copies to {}: {} bytes not available",
-                    to_string(stream.device()), kTotal));
-  }
+  memory_ = allocate_host(stream.device(), static_cast<int64_t>(kBuffers) * kBufferBytes);
 }
-
-Staging::~Staging() { release_pinned(memory_); }
 
 void Staging::upload(void* to, const void* from, int64_t bytes) {
   auto* target = static_cast<std::byte*>(to);
@@ -37,7 +29,7 @@ void Staging::upload(void* to, const void* from, int64_t bytes) {
       used_ = 0;
     }
     const int64_t piece = std::min(bytes, kBufferBytes - used_);
-    std::byte* buffer = memory_ + static_cast<int64_t>(current_) * kBufferBytes + used_;
+    std::byte* buffer = memory_.get() + static_cast<int64_t>(current_) * kBufferBytes + used_;
     std::memcpy(buffer, source, static_cast<size_t>(piece));
     copy_to_device(stream_->device(), target, buffer, piece, stream_->native());
     used_ += (piece + kPieceAlignment - 1) / kPieceAlignment * kPieceAlignment;

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <memory>
 
 #include "runtime/event.h"
 #include "runtime/stream.h"
@@ -17,9 +18,6 @@ namespace rankwise::cuda {
 class Staging {
  public:
   explicit Staging(Stream& stream);
-  ~Staging();
-  Staging(const Staging&) = delete;
-  Staging& operator=(const Staging&) = delete;
 
   // `from` may be reused at once; the bytes arrive in the order of the stream.
   void upload(void* to, const void* from, int64_t bytes);
@@ -30,7 +28,7 @@ class Staging {
 
   Stream* stream_;
   std::deque<Event> read_;  // by buffer: the device has read it
-  std::byte* memory_ = nullptr;
+  std::shared_ptr<std::byte[]> memory_;
   size_t current_ = 0;
   int64_t used_ = 0;  // bytes of the current buffer
 };

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <csignal>
 #include <filesystem>
 #include <functional>
@@ -31,8 +32,26 @@ struct RunLayout {
 inline void ask_to_stop() { std::raise(SIGUSR1); }
 inline void fail() { throw std::logic_error("fails"); }
 
-// Trains in `config`'s folder on ranks that are threads. On the last rank, `action` happens in step
-// `at`.
+// One rank of a run in `config`'s folder. `action` happens in step `at`, on the last rank.
+inline ExitCode train_rank(const TrainConfig& config, const std::string& resume,
+                           Communicator& world, int64_t at = 0,
+                           const std::function<void()>& action = ask_to_stop) {
+  std::ostringstream out;
+  VerbContext context{.world = world,
+                      .local_rank = world.rank(),
+                      .local_size = world.size(),
+                      .host = "host",
+                      .out = out};
+  TrainingRun run(config, context);  // its memory plan walks a step too
+  if (world.rank() == world.size() - 1) {
+    world.activity().set_observer([&](std::string_view work) {
+      if (work == fmt::format("step {}", at)) action();
+    });
+  }
+  return run.run({.resume = resume});
+}
+
+// On ranks that are threads.
 inline ExitCode train_in_folder(TrainConfig config, const std::string& resume,
                                 RunLayout layout = {}, int64_t at = 0,
                                 const std::function<void()>& action = ask_to_stop) {
@@ -40,15 +59,7 @@ inline ExitCode train_in_folder(TrainConfig config, const std::string& resume,
   config.parallel.tensor = layout.tensor;
   std::vector<ExitCode> codes(static_cast<size_t>(layout.data * layout.tensor));
   run_ranks_as_threads(static_cast<int>(codes.size()), [&](Communicator& world) {
-    std::ostringstream out;
-    VerbContext context{.world = world, .local_size = world.size(), .host = "host", .out = out};
-    TrainingRun run(config, context);  // its memory plan walks a step too
-    if (world.rank() == world.size() - 1) {
-      world.activity().set_observer([&](std::string_view work) {
-        if (work == fmt::format("step {}", at)) action();
-      });
-    }
-    codes[static_cast<size_t>(world.rank())] = run.run({.resume = resume});
+    codes[static_cast<size_t>(world.rank())] = train_rank(config, resume, world, at, action);
   });
   for (const ExitCode code : codes) EXPECT_EQ(code, codes[0]);
   return codes[0];
@@ -70,6 +81,20 @@ inline Outcome outcome_of(const std::string& folder) {
     if (fs::exists(folder + name)) outcome.weights += sha256_file(folder + name) + " ";
   }
   return outcome;
+}
+
+// `resumed`, in a folder of its own, computed in its steps what `whole` did, bit for bit.
+inline void expect_end_of(const Outcome& whole, const Outcome& resumed) {
+  const auto end = [&](const std::vector<double>& all, const std::vector<double>& like) {
+    const auto first = std::ssize(all) - std::ssize(like);
+    return std::vector<double>(all.begin() + std::max<ptrdiff_t>(0, first), all.end());
+  };
+  EXPECT_EQ(resumed.losses, end(whole.losses, resumed.losses));
+  EXPECT_EQ(resumed.norms, end(whole.norms, resumed.norms));
+  EXPECT_EQ(resumed.evals, end(whole.evals, resumed.evals));
+  EXPECT_EQ(resumed.emas, end(whole.emas, resumed.emas));
+  EXPECT_EQ(resumed.tokens, end(whole.tokens, resumed.tokens));
+  EXPECT_EQ(resumed.weights, whole.weights);
 }
 
 // Digests of all files below a folder.

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <vector>
 
 #include "runtime/arena.h"
@@ -35,6 +36,15 @@ TEST(Transfer, NothingHappensWithoutBytesOrWhenMeasuring) {
   const Tensor planned = measured.allocate("test", DType::kF32, {1000});
   upload(planned, nullptr, measuring);
   download(nullptr, planned, measuring);
+}
+
+TEST(Transfer, StartedDownloadsAreDoneWhenTheStreamIs) {
+  std::vector<int32_t> values = {4, -5, 6};
+  Stream stream;
+  const auto to = allocate_host(stream.device(), 12);
+  start_download(to.get(), Tensor(values.data(), DType::kI32, {3}), stream);
+  stream.synchronize();
+  EXPECT_EQ(std::memcmp(to.get(), values.data(), 12), 0);
 }
 
 TEST(TransferDeathTest, StridedAndForeignTensorsAbort) {

@@ -20,8 +20,6 @@ TEST(GpuCeiling, FiguresArePossibleAndMemoryIsGivenBack) {
   EXPECT_LT(ceiling.fp32_tflops, ceiling.bf16_tflops);
   EXPECT_GT(ceiling.copy_tb_per_s, 0.05);
   EXPECT_LT(ceiling.copy_tb_per_s, 20.0);
-  EXPECT_GT(ceiling.host_copy_gb_per_s, 0.5);
-  EXPECT_LT(ceiling.host_copy_gb_per_s, 1000.0);
   EXPECT_GE(gpu_properties(0).free_bytes, free_before - (int64_t{64} << 20));
 }
 

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <vector>
 
 #include "tests/support/device_memory.h"
@@ -68,6 +69,21 @@ TEST(CudaTransfer, CopiesAreOrderedInTheStream) {
   int32_t last = -1;
   download(&last, tensor, stream);
   EXPECT_EQ(last, 999);
+}
+
+TEST(CudaTransfer, StartedDownloadsHoldWhatTheStreamHadThen) {
+  RW_REQUIRE_GPU();
+  constexpr int64_t kBytes = 64 * kMebi;
+  Stream stream(kGpu);
+  testing::DeviceMemory memory(stream);
+  const Tensor tensor = memory.poisoned(DType::kU8, {kBytes});
+  const std::vector<uint8_t> first = pattern(kBytes, 1), second = pattern(kBytes, 2);
+  const auto got = allocate_host(kGpu, kBytes);
+  upload(tensor, first.data(), stream);
+  start_download(got.get(), tensor, stream);
+  upload(tensor, second.data(), stream);
+  stream.synchronize();
+  EXPECT_EQ(std::memcmp(got.get(), first.data(), first.size()), 0);
 }
 
 TEST(CudaTransfer, EmptyTensorsAreAllowed) {
