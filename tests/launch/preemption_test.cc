@@ -4,9 +4,16 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <ctime>
+#include <thread>
+
+#include "kernels/matmul.h"
+#include "runtime/arena.h"
+#include "runtime/rng.h"
 
 namespace rankwise {
 namespace {
@@ -51,6 +58,48 @@ TEST_F(Requests, OneTermIsARequestAndALaterOneEndsTheProcess) {
 
 TEST_F(Requests, IntEndsTheProcess) {
   EXPECT_EXIT(std::raise(SIGINT), ::testing::KilledBySignal(SIGINT), "");
+}
+
+// Matrix kernels that are generated at run time may keep values where a handler would have its
+// stack.
+TEST_F(Requests, LeaveProductsUnderWayAsTheyAre) {
+  Arena arena;
+  Stream stream;
+  const auto values = [&](const Shape& shape) {
+    const Tensor t = arena.allocate("values", DType::kF32, shape);
+    Rng(1, "values").fill_normal({t.data<float>(), static_cast<size_t>(t.numel())}, 0.0f, 1.0f);
+    return t;
+  };
+  const Tensor x = values({448, 44});
+  const Tensor w = values({32, 44});
+  const Tensor dy = values({448, 32});
+  const auto products = [&] {
+    const std::vector<Tensor> out = {values({448, 32}), values({448, 44}), values({32, 44})};
+    linear(out[0], x, w, 0.0f, stream);
+    linear_backward_input(out[1], dy, w, 0.0f, stream);
+    linear_backward_weight(out[2], dy, x, stream);
+    return out;
+  };
+  const std::vector<Tensor> expected = products();
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(1);
+  std::thread sender([&] {  // to the process: the system chooses the main thread
+    while (std::chrono::steady_clock::now() < end) {
+      kill(getpid(), SIGUSR2);
+      std::this_thread::sleep_for(std::chrono::microseconds(20));
+    }
+  });
+  int changed = 0;
+  while (std::chrono::steady_clock::now() < end) {
+    const Arena::Scope scope = arena.scope("values");
+    const std::vector<Tensor> out = products();
+    for (size_t i = 0; i < out.size(); ++i) {
+      const auto bytes = static_cast<size_t>(out[i].bytes());
+      changed += std::memcmp(out[i].raw(), expected[i].raw(), bytes) != 0 ? 1 : 0;
+    }
+  }
+  sender.join();
+  EXPECT_EQ(changed, 0);
+  EXPECT_EQ(pending_request(), RunRequest::kSave);
 }
 
 class Batch : public ::testing::Test {
