@@ -11,6 +11,7 @@
 #include <fstream>
 #include <functional>
 #include <memory>
+#include <regex>
 #include <sstream>
 #include <thread>
 
@@ -31,19 +32,22 @@ std::string rankwise_binary() { return std::getenv("RANKWISE_BINARY"); }
 
 class Slurm : public ::testing::Test {
  protected:
-  static void SetUpTestSuite() { cluster_ = std::make_unique<SlurmCluster>(); }
+  static void SetUpTestSuite() { start_cluster({}); }
   static void TearDownTestSuite() { cluster_.reset(); }
   void SetUp() override {
     if (!cluster_->missing().empty()) GTEST_SKIP() << cluster_->missing();
   }
 
+  static void start_cluster(const std::vector<std::string>& lines) {
+    cluster_ = std::make_unique<SlurmCluster>(lines);
+  }
   const SlurmCluster& cluster() const { return *cluster_; }
   std::string file(const std::string& name) const { return run_.folder().file(name); }
   std::string log() const { return slurp(file("job.log")); }
 
   // RUN.yaml of a small run, its results in folder `run`.
-  std::string run_file() const {
-    return run_.folder().write("run.yaml", print_config(run_.config()));
+  std::string run_file(const std::vector<std::string>& overrides = {}) const {
+    return run_.folder().write("run.yaml", print_config(run_.config(overrides)));
   }
 
   // A template of launch/slurm as a user would edit it: `values` for its variables.
@@ -59,6 +63,9 @@ class Slurm : public ::testing::Test {
       text += line + "\n";
     }
     EXPECT_TRUE(values.empty()) << name << " has no variable " << values.begin()->first;
+    return run_.folder().write(name, text);
+  }
+  std::string write(const std::string& name, const std::string& text) const {
     return run_.folder().write(name, text);
   }
   std::string bare() const { return edited("bare.sbatch", {{"rankwise", rankwise_binary()}}); }
@@ -99,7 +106,7 @@ class Slurm : public ::testing::Test {
   }
 
   static bool await(const std::function<bool()>& condition) {
-    for (int attempt = 0; attempt < 300; ++attempt) {
+    for (int attempt = 0; attempt < 900; ++attempt) {
       if (condition()) return true;
       std::this_thread::sleep_for(std::chrono::milliseconds(100));
     }
@@ -182,37 +189,6 @@ TEST_F(Slurm, AKilledTaskEndsTheJob) {
   EXPECT_TRUE(code == "137:0" || code == "72:0") << code << log();
 }
 
-// USR1 as before the time limit: the job saves, is requeued, goes on, and ends with the weights of
-// a run that was not disturbed.
-TEST_F(Slurm, AnEndingJobSavesAndGoesOnFromTheQueue) {
-  const std::string yaml = run_file();
-#ifdef __SANITIZE_ADDRESS__
-  const std::string steps = "train.steps=600";
-#else
-  const std::string steps = "train.steps=3000";
-#endif
-  const std::string twin = file("twin");
-  ASSERT_EQ(run_rankwise({"train", yaml, steps, "checkpoint.dir=" + twin}, 2).exit_code, 0);
-
-  const ProgramResult job = submit({bare(), yaml, steps});
-  ASSERT_EQ(job.exit_code, 0) << job.errors;
-  ASSERT_TRUE(await([&] { return log().find("checkpoint of step 0") != std::string::npos; }))
-      << log();
-  const std::string number = job_number(job);
-  ASSERT_EQ(cluster().run({"scancel", "--batch", "--signal=USR1", number}).exit_code, 0);
-  ASSERT_TRUE(await([&] { return log().find("on request") != std::string::npos; })) << log();
-  ASSERT_TRUE(await([&] { return field(number, "Restarts") == "1"; })) << log();
-  // A requeued job waits for two minutes unless it is told to begin, which must not be before its
-  // node has forgotten the first start.
-  ASSERT_TRUE(await([&] { return field(number, "JobState") == "PENDING"; })) << log();
-  std::this_thread::sleep_for(std::chrono::seconds(3));
-  cluster().run({"scontrol", "update", "JobId=" + number, "StartTime=now"});
-  EXPECT_EQ(ending(job), "0:0") << log();
-  EXPECT_NE(log().find("goes on after step"), std::string::npos) << log();
-  const std::string weights = "/adapter/adapter_model.safetensors";
-  EXPECT_TRUE(slurp(file("run") + weights) == slurp(twin + weights));
-}
-
 // Each would train alone and overwrite the files of the other.
 TEST_F(Slurm, TasksThatMpiDoesNotConnectDoNotTrain) {
   const ProgramResult result =
@@ -256,6 +232,98 @@ exec "$@"
                                                       {"mounts", "'/data set,/models'"}});
   expect_trains_once(job, environment);
 }
+
+struct Preemption {
+  const char* name;
+  const char* partition;
+  bool tells_shell =
+      true;  // USR1 to the batch shell, as before a time limit; else TERM to the tasks
+  bool by_mpirun = false;
+};
+
+#ifdef __SANITIZE_ADDRESS__
+constexpr bool kSanitizes = true;
+#else
+constexpr bool kSanitizes = false;
+#endif
+
+// One stands for all where a start takes ten times as long.
+std::vector<Preemption> sites() {
+  const Preemption with_signal = {"WithSignal", "patient"};
+  if (kSanitizes) return {with_signal};
+  return {with_signal,
+          {"WithMpirun", "patient", /*tells_shell=*/true, /*by_mpirun=*/true},
+          {"WithGraceTime", "patient", /*tells_shell=*/false},
+          {"WithoutGraceTime", "all", /*tells_shell=*/false}};
+}
+
+// A site where jobs of one partition put those of the others back into the queue.
+class Preempted : public Slurm, public ::testing::WithParamInterface<Preemption> {
+ protected:
+  static void SetUpTestSuite() {
+    start_cluster({"PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE",
+                   "SlurmctldParameters=preempt_send_user_signal",
+                   "PartitionName=patient Nodes=ALL GraceTime=60",
+                   "PartitionName=urgent Nodes=ALL PriorityTier=10"});
+  }
+
+  // The template as GetParam() wants it.
+  std::string job() const {
+    std::string text = slurp(bare());
+    if (GetParam().by_mpirun) {
+      static const std::regex command(R"re(# \(With mpirun: (.*)\)\nsrun[^&]*&\n)re");
+      text = std::regex_replace(text, command, "$1\n");
+      static const std::regex cores("ppr:8:node:PE=8 --bind-to core");
+      text = std::regex_replace(text, cores, "ppr:2:node --bind-to none");
+      EXPECT_EQ(text.find("srun --mpi"), std::string::npos) << text;
+    }
+    // What asks for no signal gets TERM, as everything does without preempt_send_user_signal.
+    static const std::regex signal("#SBATCH --signal");
+    if (!GetParam().tells_shell) text = std::regex_replace(text, signal, "#$&");
+    return write("job.sbatch", text);
+  }
+};
+
+// The job goes on from the queue and ends with the weights of a run that was not disturbed.
+TEST_P(Preempted, JobGivesWayAndGoesOn) {
+  // Few steps, long enough that the other job comes in one of them.
+  const std::string yaml =
+      run_file({"train.steps=40", kSanitizes ? "train.global_batch=512" : "train.global_batch=4096",
+                "train.micro_batch=32", "checkpoint.every=2"});
+  const std::string weights = "/adapter/adapter_model.safetensors";
+  static const std::string expected = [&] {  // of all cases
+    const std::string twin = file("twin");
+    EXPECT_EQ(run_rankwise({"train", yaml, "checkpoint.dir=" + twin}, 2).exit_code, 0);
+    return slurp(twin + weights);
+  }();
+
+  const std::string partition = std::string("--partition=") + GetParam().partition;
+  const ProgramResult low = submit({partition, job(), yaml});
+  ASSERT_EQ(low.exit_code, 0) << low.errors;
+  const std::string number = job_number(low);
+  ASSERT_TRUE(await([&] { return log().find("checkpoint of step 0") != std::string::npos; }))
+      << log();
+  const ProgramResult high =
+      cluster().run({"sbatch", "--parsable", "--partition=urgent", "--ntasks=2",
+                     "--output=" + file("urgent.log"), "--wrap", "scontrol show job " + number});
+  EXPECT_EQ(ending(high), "0:0") << log();
+  EXPECT_EQ(slurp(file("urgent.log")).find("JobState=RUNNING"), std::string::npos);
+  ASSERT_TRUE(await([&] { return field(number, "JobState") == "PENDING"; })) << log();
+  EXPECT_EQ(field(number, "Restarts"), "1");
+  EXPECT_NE(log().find(GetParam().tells_shell ? "on request" : "asked to terminate"),
+            std::string::npos)
+      << log();
+  // A requeued job waits for two minutes unless it is told to begin, which must not be before its
+  // node has forgotten the first start.
+  std::this_thread::sleep_for(std::chrono::seconds(3));
+  cluster().run({"scontrol", "update", "JobId=" + number, "StartTime=now"});
+  EXPECT_EQ(ending(low), "0:0") << log();
+  EXPECT_NE(log().find("goes on after step"), std::string::npos) << log();
+  EXPECT_TRUE(slurp(file("run") + weights) == expected);
+}
+
+INSTANTIATE_TEST_SUITE_P(Sites, Preempted, ::testing::ValuesIn(sites()),
+                         [](const auto& site) { return site.param.name; });
 
 }  // namespace
 }  // namespace rankwise::testing
