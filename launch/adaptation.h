@@ -35,9 +35,10 @@ class Adaptation {
   // Trained parameters by learning-rate factor and weight decay. Norms and biases are not decayed;
   // with lr_ratio_b (LoRA+) matrices B and magnitudes form a group of their own.
   std::vector<ParameterGroup> groups(CausalLm& model) const;
-  // adapter_config.json of the adapters after a run of total_steps; of AdaLoRA as if all triplets
-  // were kept.
-  PeftConfig peft_config(CausalLm& model, int64_t total_steps) const;
+  // adapter_config.json of a model's adapters, in model order, after a run of total_steps; of
+  // AdaLoRA as if all triplets were kept.
+  PeftConfig peft_config(const std::vector<std::pair<std::string, Adapter*>>& adapters,
+                         const ModelConfig& model, int64_t total_steps) const;
   // Of weights under rules of method galore: matrices only. Layers are refreshed in turn.
   ProjectionRule projection_rule() const;
   // Of all AdaLoRA rules, which agree about it; null when there is none.

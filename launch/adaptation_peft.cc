@@ -28,12 +28,13 @@ void set_targets(PeftConfig& peft, const std::set<std::string>& adapted, const M
 
 }  // namespace
 
-PeftConfig Adaptation::peft_config(CausalLm& model, int64_t total_steps) const {
+PeftConfig Adaptation::peft_config(const std::vector<std::pair<std::string, Adapter*>>& adapters,
+                                   const ModelConfig& model, int64_t total_steps) const {
   PeftConfig peft;
   peft.base_model_name_or_path = config_->model.path;
   bool first = true;
   std::set<std::string> adapted;
-  for (const auto& [module, adapter] : model.adapters()) {
+  for (const auto& [module, adapter] : adapters) {
     const AdapterOptions options = options_of(*rule_of(module), module);
     adapted.insert(module);
     if (first) {
@@ -61,7 +62,7 @@ PeftConfig Adaptation::peft_config(CausalLm& model, int64_t total_steps) const {
                                    .total_step = total_steps,
                                    .kept = {}};
   }
-  set_targets(peft, adapted, model.config());
+  set_targets(peft, adapted, model);
   return peft;
 }
 

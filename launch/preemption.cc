@@ -4,9 +4,11 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <charconv>
 #include <csignal>
+#include <cstddef>
 #include <cstdlib>
 #include <ctime>
 #include <string_view>
@@ -17,6 +19,11 @@ namespace {
 constexpr int64_t kNoticeSeconds = 120;
 // Launchers send TERM to a process and to its group: both are one request.
 constexpr int64_t kOneTermNanoseconds = 500'000'000;
+
+// Generated matrix kernels keep values below the stack pointer, which a handler on their stack
+// would overwrite: it gets one of its own. The system hands signals to the main thread, as it
+// blocks none.
+constexpr size_t kHandlerStackBytes = 64 << 10;  // registers of any width lie there too
 
 std::atomic<int> g_request{0};
 std::atomic<int64_t> g_terminated{0};                  // when the first TERM came
@@ -57,10 +64,13 @@ std::string_view variable(const char* name) {
 }  // namespace
 
 void listen_for_requests() {
+  static std::array<std::byte, kHandlerStackBytes> stack;
+  const stack_t own = {.ss_sp = stack.data(), .ss_flags = 0, .ss_size = stack.size()};
+  sigaltstack(&own, nullptr);
   for (const int signal : {SIGUSR1, SIGUSR2, SIGTERM}) {
     struct sigaction action = {};
     action.sa_handler = on_request;
-    action.sa_flags = SA_RESTART;
+    action.sa_flags = SA_RESTART | SA_ONSTACK;
     sigaction(signal, &action, nullptr);
   }
 }

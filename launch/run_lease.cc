@@ -55,12 +55,17 @@ double modified(const std::string& path) {
 void touch(const std::string& path) { utimensat(AT_FDCWD, path.c_str(), nullptr, 0); }
 
 struct Holder {
-  std::string text;
-  std::string host;
+  std::string text{};
+  std::string host{};
   int64_t pid = 0;
-  std::string birth;
-  std::string job;
+  std::string birth{};
+  std::string job{};
 };
+
+// Of one process, whatever had its number before: in a container every start may have the same.
+std::string own_name(const std::string& path, const Holder& holder) {
+  return fmt::format("{}.{}-{}-{}", path, holder.host, holder.pid, holder.birth);
+}
 
 // Nothing of it is known when the file is damaged.
 Holder read_holder(const std::string& path) {
@@ -85,7 +90,7 @@ RunLease::RunLease(const std::string& folder, const std::string& job)
   std::filesystem::create_directories(folder, error);
   if (error) throw DiskError(fmt::format("{}: cannot create: {}", folder, error.message()));
   const int64_t pid = getpid();
-  own_ = fmt::format("{}.{}-{}", path_, host_name(), pid);
+  own_ = own_name(path_, {.host = host_name(), .pid = pid, .birth = birth_of(pid)});
   text_ = Json{{"host", host_name()}, {"pid", pid}, {"birth", birth_of(pid)}, {"job", job}}.dump();
   write_file_atomically(own_, text_);
   try {
@@ -151,7 +156,7 @@ void RunLease::clear_stale() const {
   if (rename(path_.c_str(), aside.c_str()) != 0) return;
   if (read_holder(aside).text != holder.text) link(aside.c_str(), path_.c_str());
   unlink(aside.c_str());
-  unlink(fmt::format("{}.{}-{}", path_, holder.host, holder.pid).c_str());
+  unlink(own_name(path_, holder).c_str());
 }
 
 void RunLease::renew() {

@@ -252,7 +252,8 @@ std::vector<std::pair<std::string, std::string>> TrainingRun::export_result(
   const TokenizerFiles tokenizer_files =
       data_.tokenizer ? data_.tokenizer->files() : TokenizerFiles{};
   if (adaptation_.has_adapters()) {
-    PeftConfig peft = adaptation_.peft_config(trainer.model(), total_steps_);
+    PeftConfig peft =
+        adaptation_.peft_config(trainer.model().adapters(), files_.config, total_steps_);
     if (peft.adalora) peft.adalora->kept = trainer.adalora()->kept(stream_);
     write_peft_folder(folder.adapter_folder(), peft, trainer.model().adapters(), tokenizer_files,
                       stream_);

@@ -115,6 +115,7 @@ bool TrainingRun::end_step(int64_t done, std::optional<double> eval_loss, const 
 Json TrainingRun::checkpoint_scalars(const Trainer& trainer) const {
   if (!is_root()) return Json::object();
   return {{"tokens", tokens_so_far_},
+          {"epoch", loader_.epochs_at(loader_.position())},
           {"seconds", seconds_before_ + seconds_since(begun_)},
           {"data_parallel", mesh_.data().size()},
           {"tensor_parallel", mesh_.tensor().size()},

@@ -48,16 +48,23 @@ void require_same_bytes(const std::vector<Json>& digests, const std::string& man
 
 }  // namespace
 
+CheckpointManifest read_manifest(const std::string& folder, std::string* text) {
+  const std::string source = folder + "/" + kManifestName;
+  const std::string bytes = read_file(source, JsonLimits{}.max_bytes);
+  CheckpointManifest manifest = parse_manifest(bytes, source);
+  const auto named = step_of_checkpoint(std::filesystem::path(folder).filename().string());
+  if (named && *named != manifest.step) {
+    throw FormatError(fmt::format("{}: is of step {}", source, manifest.step));
+  }
+  if (text != nullptr) *text = bytes;
+  return manifest;
+}
+
 CheckpointReader::CheckpointReader(std::string path, Communicator& world)
     : path_(std::move(path)), world_(&world) {
-  const std::string source = path_ + "/" + kManifestName;
   const Vote verified = vote_on([&] {
-    const std::string text = read_file(source, JsonLimits{}.max_bytes);
-    manifest_ = parse_manifest(text, source);
-    const auto named = step_of_checkpoint(std::filesystem::path(path_).filename().string());
-    if (named && *named != manifest_.step) {
-      throw FormatError(fmt::format("{}: is of step {}", source, manifest_.step));
-    }
+    std::string text;
+    manifest_ = read_manifest(path_, &text);
     // Every rank looks at its share of the files.
     const auto size = static_cast<size_t>(world.size());
     for (auto i = static_cast<size_t>(world.rank()); i < manifest_.files.size(); i += size) {
@@ -69,7 +76,7 @@ CheckpointReader::CheckpointReader(std::string path, Communicator& world)
   std::vector<Json> votes = require_agreement(world, verified, "cannot use checkpoint", kVerify);
   warnings_ = votes[0]["warnings"].get<std::vector<std::string>>();
   for (Json& vote : votes) vote = Json(vote["manifest"]);
-  require_same_bytes(votes, source);
+  require_same_bytes(votes, path_ + "/" + kManifestName);
 }
 
 const Hdf5File& CheckpointReader::file(size_t index) const {

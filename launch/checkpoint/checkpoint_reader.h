@@ -16,6 +16,10 @@
 
 namespace rankwise {
 
+// Of a checkpoint's folder; its bytes into `text` if given. FormatError when there is none, it is
+// damaged, or of another step than the folder's name says.
+CheckpointManifest read_manifest(const std::string& folder, std::string* text = nullptr);
+
 class CheckpointReader {
  public:
   // Called by all ranks, which share the work of verifying: manifest, then size and digest of every
@@ -26,6 +30,7 @@ class CheckpointReader {
   const std::string& path() const { return path_; }
   int64_t step() const { return manifest_.step; }
   const Json& scalars() const { return manifest_.scalars; }
+  const CheckpointManifest& manifest() const { return manifest_; }
   // Files beside those of the checkpoint, which are not looked at.
   const std::vector<std::string>& warnings() const { return warnings_; }
 

@@ -8,6 +8,7 @@
 
 #include "launch/model_files.h"
 #include "launch/output_folder.h"
+#include "launch/saved_run.h"
 #include "launch/verbs/choice_options.h"
 #include "model/adapters/adapter_registry.h"
 #include "model/hf_folder.h"
@@ -23,14 +24,40 @@ constexpr std::string_view kPeftPrefix = "base_model.model.";
 struct Source {
   std::string folder;
   bool is_adapter = false;
+  std::unique_ptr<SavedRun> run{};  // of a checkpoint
 };
 
 bool holds(const fs::path& folder, const char* file) { return fs::exists(folder / file); }
+
+// Else the model; of a source that has one of them, or both.
+bool chooses_adapter(const ExportOptions& options, bool has_adapter, bool has_model) {
+  const bool wants_adapter = options.part == ExportPart::kAdapter;
+  const bool wants_model = options.part == ExportPart::kModel;
+  if (options.part == ExportPart::kOnlyOne && has_adapter && has_model) {
+    throw ConfigError(
+        fmt::format("--part: the run '{}' trained an adapter and weights; choose adapter or model",
+                    options.source));
+  }
+  if (has_adapter && !wants_model) return true;
+  if (has_model && !wants_adapter) return false;
+  throw ConfigError(fmt::format(
+      "RUN: '{}' holds no finished {}; of a run that goes on, export a checkpoint (step-...)",
+      options.source,
+      wants_adapter ? "adapter"
+      : wants_model ? "model"
+                    : "adapter or model"));
+}
 
 Source find_source(const ExportOptions& options) {
   const fs::path given(options.source);
   if (!fs::is_directory(given)) {
     throw ConfigError(fmt::format("RUN: '{}' is no folder", options.source));
+  }
+  if (holds(given, kManifestName)) {
+    const fs::path folder = given.has_filename() ? given : given.parent_path();
+    auto run = std::make_unique<SavedRun>(folder.string());
+    const bool is_adapter = chooses_adapter(options, run->has_adapters(), run->trains_weights());
+    return {folder.string(), is_adapter, std::move(run)};
   }
   std::string adapter;
   std::string model;
@@ -40,19 +67,8 @@ Source find_source(const ExportOptions& options) {
   for (const fs::path& folder : {given, given / "model"}) {
     if (holds(folder, "config.json")) model = folder.string();
   }
-  const bool wants_adapter = options.part == ExportPart::kAdapter;
-  const bool wants_model = options.part == ExportPart::kModel;
-  if (options.part == ExportPart::kOnlyOne && !adapter.empty() && !model.empty()) {
-    throw ConfigError(
-        fmt::format("--part: the run '{}' trained an adapter and weights; choose adapter or model",
-                    options.source));
-  }
-  if (!adapter.empty() && !wants_model) return {adapter, true};
-  if (!model.empty() && !wants_adapter) return {model, false};
-  throw ConfigError(fmt::format("RUN: '{}' holds no finished {}", options.source,
-                                wants_adapter ? "adapter"
-                                : wants_model ? "model"
-                                              : "adapter or model"));
+  const bool is_adapter = chooses_adapter(options, !adapter.empty(), !model.empty());
+  return {is_adapter ? adapter : model, is_adapter};
 }
 
 TokenizerFiles tokenizer_of(const std::string& folder) {
@@ -92,28 +108,40 @@ bool is_zero(const Tensor& tensor) {
   return std::all_of(values, values + tensor.numel(), [](float value) { return value == 0.0f; });
 }
 
-void export_adapter(const std::string& output, ExportReport& report) {
-  const PeftConfig config = read_peft_config(report.source);
-  Arena arena;
-  Stream stream;
-  std::vector<std::pair<std::string, Adapter*>> by_module;
-  const SafetensorsFile file(report.source + "/adapter_model.safetensors");
-  const auto adapters = adapters_in(file, config, by_module, arena, stream);
-  load_peft_weights(report.source, by_module, stream);
+void count(const NamedTensor& tensor, ExportReport& report) {
+  ++report.tensors;
+  report.elements += tensor.tensor.numel();
+}
+
+using Adapters = std::vector<std::pair<std::string, Adapter*>>;
+
+void write_adapter(const std::string& output, const PeftConfig& config, const Adapters& adapters,
+                   const std::string& tokenizer, ExportReport& report) {
   // The factor that starts as 0. Magnitudes of DoRA change something whatever B is.
   const ParameterRole zero_at_first =
       config.adalora ? ParameterRole::kLoraE : ParameterRole::kLoraB;
   report.changes_nothing = !config.use_dora;
   report.zero_factor = config.adalora ? "lora_E" : "lora_B";
-  for (const auto& adapter : adapters) {
+  for (const auto& [module, adapter] : adapters) {
     for (const Parameter* parameter : adapter->parameters()) {
-      ++report.tensors;
-      report.elements += parameter->dense().numel();
+      count({parameter->name, parameter->dense()}, report);
       if (parameter->role != zero_at_first) continue;
       if (!is_zero(parameter->dense())) report.changes_nothing = false;
     }
   }
-  write_peft_folder(output, config, by_module, tokenizer_of(report.source), stream);
+  Stream stream;
+  write_peft_folder(output, config, adapters, tokenizer_of(tokenizer), stream);
+}
+
+void export_adapter(const std::string& output, ExportReport& report) {
+  const PeftConfig config = read_peft_config(report.source);
+  Arena arena;
+  Stream stream;
+  Adapters by_module;
+  const SafetensorsFile file(report.source + "/adapter_model.safetensors");
+  const auto adapters = adapters_in(file, config, by_module, arena, stream);
+  load_peft_weights(report.source, by_module, stream);
+  write_adapter(output, config, by_module, report.source, report);
 }
 
 void export_model(const ExportOptions& options, ExportReport& report) {
@@ -124,10 +152,22 @@ void export_model(const ExportOptions& options, ExportReport& report) {
     // In its own type; read() refuses a shape that config.json does not imply.
     tensors.push_back({name, arena.allocate("weights", files.weights->dtype(name), shape)});
     files.weights->read(name, tensors.back().tensor);
-    ++report.tensors;
-    report.elements += shape.numel();
+    count(tensors.back(), report);
   }
   write_hf_folder(options.output, files.config, tensors, tokenizer_of(report.source),
+                  options.overwrite);
+}
+
+void export_checkpoint(const SavedRun& run, const ExportOptions& options, ExportReport& report) {
+  Arena arena;
+  Stream stream;
+  if (report.is_adapter) {
+    const SavedAdapters saved = run.load_adapters(arena, stream);
+    return write_adapter(options.output, saved.config, saved.by_module, run.base(), report);
+  }
+  const std::vector<NamedTensor> tensors = run.load_weights(arena, stream);
+  for (const NamedTensor& tensor : tensors) count(tensor, report);
+  write_hf_folder(options.output, run.model(), tensors, tokenizer_of(run.base()),
                   options.overwrite);
 }
 
@@ -135,10 +175,13 @@ class ExportVerb : public Verb {
  public:
   std::string name() const override { return "export"; }
   std::string help() const override {
-    return "write what a run trained as a PEFT adapter folder or a Hugging Face model";
+    return "write what a run trained, at its end or at a checkpoint, as a PEFT adapter folder or a "
+           "Hugging Face model";
   }
   void add_options(CLI::App& app) override {
-    app.add_option("RUN", options_.source, "run folder, or an adapter or model folder")->required();
+    app.add_option("RUN_OR_CHECKPOINT", options_.source,
+                   "run folder, checkpoint (step-...), or an adapter or model folder")
+        ->required();
     app.add_option("-o,--output", options_.output, "folder to write")->required();
     add_choice<ExportPart>(app, "--part", options_.part,
                            {{"adapter", ExportPart::kAdapter}, {"model", ExportPart::kModel}},
@@ -172,7 +215,11 @@ ExportReport export_result(const ExportOptions& options) {
   ExportReport report;
   report.is_adapter = source.is_adapter;
   report.source = source.folder;
-  source.is_adapter ? export_adapter(options.output, report) : export_model(options, report);
+  if (source.run) {
+    export_checkpoint(*source.run, options, report);
+  } else {
+    source.is_adapter ? export_adapter(options.output, report) : export_model(options, report);
+  }
   return report;
 }
 

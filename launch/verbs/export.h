@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// `rankwise export RUN -o DIR`: what a run trained, as a PEFT adapter folder or an HF model folder.
+// `rankwise export RUN_OR_CHECKPOINT -o DIR`: what a run trained, as a PEFT adapter folder or an HF
+// model folder.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +13,7 @@ namespace rankwise {
 enum class ExportPart { kOnlyOne, kAdapter, kModel };
 
 struct ExportOptions {
-  std::string source;  // run folder, or an adapter or model folder itself
+  std::string source;  // run folder, checkpoint, or an adapter or model folder itself
   std::string output;
   ExportPart part = ExportPart::kOnlyOne;  // of a run that trained both, one must be chosen
   bool overwrite = false;
@@ -20,7 +21,7 @@ struct ExportOptions {
 
 struct ExportReport {
   bool is_adapter = false;
-  std::string source;  // the folder that was exported
+  std::string source;  // the folder or checkpoint that was exported
   int64_t tensors = 0;
   int64_t elements = 0;
   std::string zero_factor;       // "lora_B" or "lora_E", of adapters

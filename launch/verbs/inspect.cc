@@ -3,13 +3,12 @@
 #include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
-#include <cmath>
 #include <filesystem>
-#include <map>
 #include <ostream>
 
+#include "launch/checkpoint/checkpoint_folder.h"
 #include "launch/model_files.h"
-#include "launch/progress_line.h"
+#include "launch/verbs/inspect_checkpoint.h"
 #include "launch/verbs/verb.h"
 #include "model/adapters/peft_folder.h"
 #include "model/config_reader.h"
@@ -25,30 +24,6 @@ namespace rankwise {
 namespace {
 
 namespace fs = std::filesystem;
-
-struct TensorRow {
-  std::string name;
-  std::string storage;  // "F32", "nf4", "nf4 double"
-  Shape shape;
-  int64_t bytes = 0;
-  bool floating = false;  // dense real numbers
-};
-
-// Reads, by read(name, F32 tensor), and checks every value of the dense tensors.
-template <class Read>
-void require_finite(const std::vector<TensorRow>& rows, const std::string& source, Read read) {
-  Arena arena;
-  for (const TensorRow& row : rows) {
-    if (!row.floating) continue;
-    const Arena::Scope scope = arena.scope("inspect");
-    const Tensor values = arena.allocate("inspect", DType::kF32, row.shape);
-    read(row.name, values);
-    for (int64_t i = 0; i < values.numel(); ++i) {
-      if (std::isfinite(values.data<float>()[i])) continue;
-      throw FormatError(fmt::format("{}: {}: element {} is not finite", source, row.name, i));
-    }
-  }
-}
 
 std::vector<TensorRow> rows_of(const SafetensorsFile& file) {
   std::vector<TensorRow> rows;
@@ -81,20 +56,25 @@ std::vector<TensorRow> rows_of(const WeightSource& source) {
 class InspectVerb : public Verb {
  public:
   std::string name() const override { return "inspect"; }
-  std::string help() const override { return "what is in a model, store, adapter or run folder"; }
+  std::string help() const override {
+    return "what is in a model, store, adapter, checkpoint or run folder";
+  }
   void add_options(CLI::App& app) override {
-    app.add_option("PATH", path_,
-                   "Hugging Face folder, adapter folder, run folder, safetensors file, or store")
+    app.add_option(
+           "PATH", path_,
+           "Hugging Face folder, adapter folder, run folder, checkpoint, safetensors file, or "
+           "store")
         ->required();
     app.add_flag("--tensors", list_tensors_, "list every tensor");
     app.add_flag("--verify", verify_,
-                 "read everything: stored checksums, digests of a run's data and base, values that "
-                 "are not finite");
+                 "read everything: stored checksums and digests, those of a run's data and base, "
+                 "values that are not finite");
   }
 
   int run(VerbContext& context) override {
     if (context.world.rank() != 0) return static_cast<int>(ExitCode::kDone);
     std::ostream& out = context.out;
+    while (path_.size() > 1 && path_.ends_with('/')) path_.pop_back();
     if (!fs::exists(path_)) throw ConfigError(fmt::format("'{}' does not exist", path_));
     if (fs::is_directory(path_)) {
       inspect_folder(out);
@@ -114,7 +94,9 @@ class InspectVerb : public Verb {
  private:
   void inspect_folder(std::ostream& out) const {
     const fs::path folder(path_);
-    if (fs::exists(folder / "run.json")) {
+    if (fs::exists(folder / kManifestName) || step_of_checkpoint(folder.filename().string())) {
+      inspect_checkpoint(out);
+    } else if (fs::exists(folder / "run.json")) {
       inspect_run(out);
     } else if (fs::exists(folder / "adapter_config.json")) {
       inspect_adapter(out);
@@ -123,7 +105,8 @@ class InspectVerb : public Verb {
       inspect_model(out);
     } else {
       throw FormatError(fmt::format(
-          "{}: no run.json (run), adapter_config.json (adapter) or config.json (model) inside",
+          "{}: no run.json (run), manifest.json (checkpoint), adapter_config.json (adapter) or "
+          "config.json (model) inside",
           path_));
     }
   }
@@ -138,7 +121,7 @@ class InspectVerb : public Verb {
         config.tie_word_embeddings ? " (head tied to the embedding)" : "");
     const std::unique_ptr<WeightSource> source = open_weights(path_);
     const std::vector<TensorRow> rows = rows_of(*source);
-    print_tensors(rows, out);
+    out << describe_tensors(rows, list_tensors_);
     if (verify_) verify_weights(*source, rows, out);
   }
 
@@ -165,7 +148,7 @@ class InspectVerb : public Verb {
       out << fmt::format("metadata     {}: {}\n", key, value);
     }
     const std::vector<TensorRow> rows = rows_of(file);
-    print_tensors(rows, out);
+    out << describe_tensors(rows, list_tensors_);
     if (!verify_) return;
     require_finite(rows, path, [&](const std::string& name, const Tensor& values) {
       file.read(file.at(name), values);
@@ -189,7 +172,22 @@ class InspectVerb : public Verb {
     } else {
       out << "state        not finished: no summary.txt\n";
     }
-    if (verify_) verify_run(run, base, out);
+    const CheckpointList list = list_checkpoints(path_, depth());
+    out << list.text;
+    if (!verify_) return;
+    verify_run(run, base, out);
+    if (!list.fault.empty()) throw FormatError(list.fault);
+  }
+
+  void inspect_checkpoint(std::ostream& out) const {
+    const CheckpointManifest manifest = read_manifest(path_);
+    out << describe_checkpoint(path_, manifest)
+        << describe_tensors(rows_of(manifest), list_tensors_);
+    verify_checkpoint(path_, manifest, depth());
+    if (verify_) out << "verified     every file has its digest, every value is finite\n";
+  }
+  CheckpointDepth depth() const {
+    return verify_ ? CheckpointDepth::kValues : CheckpointDepth::kSizes;
   }
 
   // Whether the data and the base are still those the run used.
@@ -228,32 +226,6 @@ class InspectVerb : public Verb {
     out << fmt::format(
         "verified     every tensor reads back, every value is finite; base sha256 {}\n",
         base_digest(path_));
-  }
-
-  void print_tensors(const std::vector<TensorRow>& rows, std::ostream& out) const {
-    struct Total {
-      int64_t tensors = 0;
-      int64_t elements = 0;
-      int64_t bytes = 0;
-    };
-    std::map<std::string, Total> totals;
-    size_t width = 0;
-    for (const TensorRow& row : rows) {
-      Total& total = totals[row.storage];
-      ++total.tensors;
-      total.elements += row.shape.numel();
-      total.bytes += row.bytes;
-      width = std::max(width, row.name.size());
-    }
-    for (const auto& [storage, total] : totals) {
-      out << fmt::format("{:<12} {} tensors, {} elements, {}\n", storage, total.tensors,
-                         total.elements, format_bytes(total.bytes));
-    }
-    if (!list_tensors_) return;
-    for (const TensorRow& row : rows) {
-      out << fmt::format("  {:<{}}  {:<10}  {:<16}  {}\n", row.name, width, row.storage,
-                         to_string(row.shape), format_bytes(row.bytes));
-    }
   }
 
   static std::string text_of(const Json& value) {

@@ -2,132 +2,12 @@
 // The sbatch templates on a real Slurm of this one machine: training as under mpirun, exit codes, a
 // killed task. What only other clusters have, pyxis and apptainer, is stood in for by a few lines
 // of shell that check how they are called.
-#include <gtest/gtest.h>
 #include <signal.h>
 
-#include <chrono>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
-#include <functional>
-#include <memory>
-#include <sstream>
-#include <thread>
-
-#include "tests/end_to_end/small_run.h"
-#include "tests/support/program.h"
-#include "tests/support/slurm_cluster.h"
+#include "tests/end_to_end/slurm_jobs.h"
 
 namespace rankwise::testing {
 namespace {
-
-std::string slurp(const std::string& path) {
-  std::ostringstream text;
-  text << std::ifstream(path).rdbuf();
-  return text.str();
-}
-
-std::string rankwise_binary() { return std::getenv("RANKWISE_BINARY"); }
-
-class Slurm : public ::testing::Test {
- protected:
-  static void SetUpTestSuite() { cluster_ = std::make_unique<SlurmCluster>(); }
-  static void TearDownTestSuite() { cluster_.reset(); }
-  void SetUp() override {
-    if (!cluster_->missing().empty()) GTEST_SKIP() << cluster_->missing();
-  }
-
-  const SlurmCluster& cluster() const { return *cluster_; }
-  std::string file(const std::string& name) const { return run_.folder().file(name); }
-  std::string log() const { return slurp(file("job.log")); }
-
-  // RUN.yaml of a small run, its results in folder `run`.
-  std::string run_file() const {
-    return run_.folder().write("run.yaml", print_config(run_.config()));
-  }
-
-  // A template of launch/slurm as a user would edit it: `values` for its variables.
-  std::string edited(const std::string& name, std::map<std::string, std::string> values) const {
-    std::ifstream in("launch/slurm/" + name);
-    std::string text;
-    for (std::string line; std::getline(in, line);) {
-      const auto value = values.find(line.substr(0, line.find('=')));
-      if (value != values.end()) {
-        line = value->first + "=" + value->second;
-        values.erase(value);
-      }
-      text += line + "\n";
-    }
-    EXPECT_TRUE(values.empty()) << name << " has no variable " << values.begin()->first;
-    return run_.folder().write(name, text);
-  }
-  std::string bare() const { return edited("bare.sbatch", {{"rankwise", rankwise_binary()}}); }
-
-  // sbatch for two tasks on this machine.
-  ProgramResult submit(std::vector<std::string> arguments,
-                       const std::map<std::string, std::string>& environment = {}) const {
-    const std::vector<std::string> options = {
-        "sbatch",           "--parsable",          "--output=" + file("job.log"),
-        "--nodes=1",        "--ntasks-per-node=2", "--cpus-per-task=1",
-        "--gpus-per-node=0"};
-    arguments.insert(arguments.begin(), options.begin(), options.end());
-    return cluster().run(arguments, environment);
-  }
-
-  // NAME=VALUE of `scontrol show job`.
-  std::string field(const std::string& job, const std::string& name) const {
-    const std::string text = cluster().run({"scontrol", "show", "job", job}).output;
-    const size_t begin = text.find(name + "=");
-    if (begin == std::string::npos) return "";
-    const size_t value = begin + name.size() + 1;
-    return text.substr(value, text.find_first_of(" \n", value) - value);
-  }
-
-  // Waits for the end of the submitted job; its exit code and signal, such as "75:0".
-  std::string ending(const ProgramResult& submitted) const {
-    if (submitted.exit_code != 0) return "not submitted: " + submitted.errors;
-    const std::string job = job_number(submitted);
-    const bool ended = await([&] {
-      const std::string state = field(job, "JobState");
-      return state == "COMPLETED" || state == "FAILED";
-    });
-    return ended ? field(job, "ExitCode") : "still " + field(job, "JobState");
-  }
-
-  static std::string job_number(const ProgramResult& submitted) {
-    return submitted.output.substr(0, submitted.output.find_first_of(";\n"));
-  }
-
-  static bool await(const std::function<bool()>& condition) {
-    for (int attempt = 0; attempt < 300; ++attempt) {
-      if (condition()) return true;
-      std::this_thread::sleep_for(std::chrono::milliseconds(100));
-    }
-    return false;
-  }
-
-  // Environment in which `script` is the command `name`, before the system's.
-  std::map<std::string, std::string> stand_in(const std::string& name,
-                                              const std::string& script) const {
-    const std::string path = run_.folder().write("bin/" + name, "#!/bin/bash\n" + script);
-    std::filesystem::permissions(path, std::filesystem::perms::owner_all);
-    return {{"PATH", file("bin") + ":" + cluster().variable("PATH")}};
-  }
-
-  // The job trains; the same one again finds nothing left to do.
-  void expect_trains_once(const std::string& job,
-                          const std::map<std::string, std::string>& environment) const {
-    const std::string yaml = run_file();
-    EXPECT_EQ(ending(submit({job, yaml}, environment)), "0:0") << log();
-    EXPECT_TRUE(std::filesystem::exists(file("run/adapter"))) << log();
-    EXPECT_EQ(ending(submit({job, yaml}, environment)), "0:0") << log();
-    EXPECT_NE(log().find("this run is finished"), std::string::npos) << log();
-  }
-
- private:
-  inline static std::unique_ptr<SlurmCluster> cluster_;
-  SmallRun run_;
-};
 
 TEST_F(Slurm, KnowsWhatEachTemplateAsksFor) {
   for (const char* name : {"bare.sbatch", "pyxis.sbatch", "apptainer.sbatch"}) {
@@ -180,37 +60,6 @@ TEST_F(Slurm, AKilledTaskEndsTheJob) {
   // Of the killed task, or of the other one, which has noticed.
   const std::string code = ending(job);
   EXPECT_TRUE(code == "137:0" || code == "72:0") << code << log();
-}
-
-// USR1 as before the time limit: the job saves, is requeued, goes on, and ends with the weights of
-// a run that was not disturbed.
-TEST_F(Slurm, AnEndingJobSavesAndGoesOnFromTheQueue) {
-  const std::string yaml = run_file();
-#ifdef __SANITIZE_ADDRESS__
-  const std::string steps = "train.steps=600";
-#else
-  const std::string steps = "train.steps=3000";
-#endif
-  const std::string twin = file("twin");
-  ASSERT_EQ(run_rankwise({"train", yaml, steps, "checkpoint.dir=" + twin}, 2).exit_code, 0);
-
-  const ProgramResult job = submit({bare(), yaml, steps});
-  ASSERT_EQ(job.exit_code, 0) << job.errors;
-  ASSERT_TRUE(await([&] { return log().find("checkpoint of step 0") != std::string::npos; }))
-      << log();
-  const std::string number = job_number(job);
-  ASSERT_EQ(cluster().run({"scancel", "--batch", "--signal=USR1", number}).exit_code, 0);
-  ASSERT_TRUE(await([&] { return log().find("on request") != std::string::npos; })) << log();
-  ASSERT_TRUE(await([&] { return field(number, "Restarts") == "1"; })) << log();
-  // A requeued job waits for two minutes unless it is told to begin, which must not be before its
-  // node has forgotten the first start.
-  ASSERT_TRUE(await([&] { return field(number, "JobState") == "PENDING"; })) << log();
-  std::this_thread::sleep_for(std::chrono::seconds(3));
-  cluster().run({"scontrol", "update", "JobId=" + number, "StartTime=now"});
-  EXPECT_EQ(ending(job), "0:0") << log();
-  EXPECT_NE(log().find("goes on after step"), std::string::npos) << log();
-  const std::string weights = "/adapter/adapter_model.safetensors";
-  EXPECT_TRUE(slurp(file("run") + weights) == slurp(twin + weights));
 }
 
 // Each would train alone and overwrite the files of the other.
