@@ -24,6 +24,7 @@ namespace {
 
 constexpr const char* kLeaseName = "lease.json";
 constexpr std::chrono::seconds kRenewal(5);
+constexpr int64_t kLongestLease = 4096;
 constexpr double kStaleSeconds = 120.0;
 constexpr std::chrono::milliseconds kLook(200);
 
@@ -62,11 +63,26 @@ struct Holder {
   std::string job;
 };
 
-// Nothing of it is known when the file is damaged.
+// "" when it cannot be read.
+std::string text_of(const std::string& path) {
+  try {
+    return read_file(path, kLongestLease);
+  } catch (const FormatError&) {
+    return "";
+  }
+}
+
+// Nothing of it is known when the file is absent or damaged. DiskError when it cannot be read.
 Holder read_holder(const std::string& path) {
   Holder holder;
   try {
-    holder.text = read_file(path, 4096);
+    holder.text = read_file(path, kLongestLease);
+  } catch (const FormatError& error) {
+    std::error_code ignored;
+    if (std::filesystem::exists(path, ignored)) throw DiskError(error.what());
+    return holder;
+  }
+  try {
     const Json lease = parse_json(holder.text, path);
     holder.host = lease.at("host").get<std::string>();
     holder.pid = lease.at("pid").get<int64_t>();
@@ -104,7 +120,7 @@ RunLease::~RunLease() {
   }
   ends_.notify_all();
   renewal_.join();
-  if (read_holder(path_).text == text_) unlink(path_.c_str());
+  if (text_of(path_) == text_) unlink(path_.c_str());
   unlink(own_.c_str());
 }
 
@@ -149,7 +165,7 @@ void RunLease::clear_stale() const {
   // Only the one that was looked at may go: another process may have been quicker.
   const std::string aside = own_ + ".stale";
   if (rename(path_.c_str(), aside.c_str()) != 0) return;
-  if (read_holder(aside).text != holder.text) link(aside.c_str(), path_.c_str());
+  if (text_of(aside) != holder.text) link(aside.c_str(), path_.c_str());
   unlink(aside.c_str());
   unlink(fmt::format("{}.{}-{}", path_, holder.host, holder.pid).c_str());
 }

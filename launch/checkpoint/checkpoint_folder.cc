@@ -21,7 +21,6 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kTrashPrefix = ".trash-";
 constexpr std::string_view kStepPrefix = "step-";
-constexpr int64_t kLongestPointer = 64;
 
 std::string checkpoint_path(const std::string& run_folder, int64_t step) {
   return run_folder + "/" + checkpoint_name(step);
@@ -75,12 +74,10 @@ void write_pointer(const std::string& run_folder, const std::string& pointer, in
 }
 
 std::optional<int64_t> read_pointer(const std::string& run_folder, const std::string& pointer) {
-  std::string text;
-  try {
-    text = read_file(run_folder + "/" + pointer, kLongestPointer);
-  } catch (const FormatError&) {
-    return std::nullopt;
-  }
+  const std::string path = run_folder + "/" + pointer;
+  std::error_code ignored;
+  if (!fs::exists(path, ignored)) return std::nullopt;
+  std::string text = read_file(path);
   if (text.ends_with('\n')) text.pop_back();
   const auto step = step_of_checkpoint(text);
   return step && is_folder(checkpoint_path(run_folder, *step)) ? step : std::nullopt;

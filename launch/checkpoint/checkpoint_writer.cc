@@ -64,6 +64,14 @@ void require_room(const std::string& folder, const std::vector<Json>& ranks) {
   }
 }
 
+std::string read_back(const std::string& path) {
+  try {
+    return read_file(path, JsonLimits{}.max_bytes);
+  } catch (const FormatError& error) {
+    throw DiskError(fmt::format("reading back: {}", error.what()));
+  }
+}
+
 bool has_valid_outline(const std::string& path) {
   try {
     const std::string manifest = path + "/" + kManifestName;
@@ -177,7 +185,7 @@ std::optional<CommitReport> CheckpointWriter::try_commit(bool wait) {
     throw;
   }
   report.durable_seconds = seconds_since(started_);
-  if (is_root()) report.warnings = tidy_up();
+  if (is_root()) report.warnings = tidy_up(wait);
   blocked_seconds_ += seconds_since(begun);
   report.blocked_seconds =
       all_reduce_numbers(*world_, {blocked_seconds_}, ReduceOp::kMax, kProgress)[0];
@@ -200,7 +208,7 @@ void CheckpointWriter::commit(const std::vector<Json>& votes) {
   write_file_atomically(path, manifest_text(manifest));
   // What a reader would refuse is never committed: parts that nobody wrote, files that other hosts
   // wrote to a disk of their own, numbers that JSON cannot hold.
-  const CheckpointManifest kept = parse_manifest(read_file(path, JsonLimits{}.max_bytes), path);
+  const CheckpointManifest kept = parse_manifest(read_back(path), path);
   require_files(temporary_, kept);
   if (kept.scalars != scalars_) throw FormatError(path + ": scalars read back changed");
   RW_FAILPOINT("commit.rename");
@@ -208,21 +216,22 @@ void CheckpointWriter::commit(const std::vector<Json>& votes) {
   RW_FAILPOINT("commit.renamed");
 }
 
-std::vector<std::string> CheckpointWriter::tidy_up() {
+std::vector<std::string> CheckpointWriter::tidy_up(bool wait) {
   std::vector<std::string> warnings;
   const auto note = [&](const std::string& text) {
-    if (!text.empty()) warnings.push_back(text);
+    if (!text.empty()) warnings.push_back("rank 0: " + text);
   };
   note(std::exchange(startup_warning_, ""));
   const Vote done = vote_on([&] {
     write_pointer(options_.folder, kLatestPointer, step_);
     RW_FAILPOINT("commit.pointed");
     if (best_) write_pointer(options_.folder, kBestPointer, step_);
-    const std::vector<int64_t> superseded = superseded_steps(
-        committed_steps(options_.folder), step_, read_pointer(options_.folder, kBestPointer),
-        options_.keep, std::exchange(given_up_, {}), [&](int64_t step) {
-          return has_valid_outline(options_.folder + "/" + checkpoint_name(step));
-        });
+    const std::optional<int64_t> best = read_pointer(options_.folder, kBestPointer);
+    const std::vector<int64_t> superseded =
+        superseded_steps(committed_steps(options_.folder), step_, best, options_.keep,
+                         std::exchange(given_up_, {}), [&](int64_t step) {
+                           return has_valid_outline(options_.folder + "/" + checkpoint_name(step));
+                         });
     if (removal_.valid()) note(removal_.get());
     std::vector<std::string> trash;
     for (int64_t step : superseded) trash.push_back(move_to_trash(options_.folder, step));
@@ -238,6 +247,7 @@ std::vector<std::string> CheckpointWriter::tidy_up() {
     return Json();
   });
   note(done.error);
+  if (wait && removal_.valid()) note(removal_.get());
   return warnings;
 }
 
