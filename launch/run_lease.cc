@@ -24,7 +24,6 @@ namespace {
 
 constexpr const char* kLeaseName = "lease.json";
 constexpr std::chrono::seconds kRenewal(5);
-constexpr int64_t kLongestLease = 4096;
 constexpr double kStaleSeconds = 120.0;
 constexpr std::chrono::milliseconds kLook(200);
 
@@ -56,6 +55,8 @@ double modified(const std::string& path) {
 void touch(const std::string& path) { utimensat(AT_FDCWD, path.c_str(), nullptr, 0); }
 
 struct Holder {
+  bool was_read = false;
+  std::string error;
   std::string text;
   std::string host;
   int64_t pid = 0;
@@ -63,33 +64,28 @@ struct Holder {
   std::string job;
 };
 
-// "" when it cannot be read.
-std::string text_of(const std::string& path) {
-  try {
-    return read_file(path, kLongestLease);
-  } catch (const FormatError&) {
-    return "";
-  }
-}
-
-// Nothing of it is known when the file is absent or damaged. DiskError when it cannot be read.
+// Nothing of it is known when the file cannot be read, or is damaged.
 Holder read_holder(const std::string& path) {
   Holder holder;
   try {
-    holder.text = read_file(path, kLongestLease);
-  } catch (const FormatError& error) {
-    std::error_code ignored;
-    if (std::filesystem::exists(path, ignored)) throw DiskError(error.what());
-    return holder;
-  }
-  try {
+    holder.text = read_file(path, 4096);
+    holder.was_read = true;
     const Json lease = parse_json(holder.text, path);
     holder.host = lease.at("host").get<std::string>();
     holder.pid = lease.at("pid").get<int64_t>();
     holder.birth = lease.at("birth").get<std::string>();
     holder.job = lease.at("job").get<std::string>();
-  } catch (const std::exception&) {
+  } catch (const std::exception& error) {
+    holder.error = error.what();
   }
+  return holder;
+}
+
+// DiskError when the file is there and cannot be read: who holds it is not known then.
+Holder require_holder(const std::string& path) {
+  const Holder holder = read_holder(path);
+  std::error_code ignored;
+  if (!holder.was_read && std::filesystem::exists(path, ignored)) throw DiskError(holder.error);
   return holder;
 }
 
@@ -120,12 +116,12 @@ RunLease::~RunLease() {
   }
   ends_.notify_all();
   renewal_.join();
-  if (text_of(path_) == text_) unlink(path_.c_str());
+  if (read_holder(path_).text == text_) unlink(path_.c_str());
   unlink(own_.c_str());
 }
 
 void RunLease::require_held() const {
-  const Holder holder = read_holder(path_);
+  const Holder holder = require_holder(path_);
   if (holder.text == text_) return;
   throw ConfigError(fmt::format(
       "checkpoint.dir: {} is no longer this process's: {}; it ends and saves nothing more",
@@ -144,7 +140,7 @@ bool RunLease::take() const {
 
 // Returns when the lease was stale, and removed by this or another process, or given back.
 void RunLease::clear_stale() const {
-  const Holder holder = read_holder(path_);
+  const Holder holder = require_holder(path_);
   const bool here = holder.host == host_name();
   const auto refuse = [&] {
     throw ConfigError(fmt::format(
@@ -165,7 +161,7 @@ void RunLease::clear_stale() const {
   // Only the one that was looked at may go: another process may have been quicker.
   const std::string aside = own_ + ".stale";
   if (rename(path_.c_str(), aside.c_str()) != 0) return;
-  if (text_of(aside) != holder.text) link(aside.c_str(), path_.c_str());
+  if (read_holder(aside).text != holder.text) link(aside.c_str(), path_.c_str());
   unlink(aside.c_str());
   unlink(fmt::format("{}.{}-{}", path_, holder.host, holder.pid).c_str());
 }

@@ -64,14 +64,6 @@ void require_room(const std::string& folder, const std::vector<Json>& ranks) {
   }
 }
 
-std::string read_back(const std::string& path) {
-  try {
-    return read_file(path, JsonLimits{}.max_bytes);
-  } catch (const FormatError& error) {
-    throw DiskError(fmt::format("reading back: {}", error.what()));
-  }
-}
-
 bool has_valid_outline(const std::string& path) {
   try {
     const std::string manifest = path + "/" + kManifestName;
@@ -205,10 +197,11 @@ void CheckpointWriter::commit(const std::vector<Json>& votes) {
   }
   const std::string path = temporary_ + "/" + kManifestName;
   RW_FAILPOINT("commit.manifest");
-  write_file_atomically(path, manifest_text(manifest));
+  const std::string text = manifest_text(manifest);
+  write_file_atomically(path, text);
   // What a reader would refuse is never committed: parts that nobody wrote, files that other hosts
   // wrote to a disk of their own, numbers that JSON cannot hold.
-  const CheckpointManifest kept = parse_manifest(read_back(path), path);
+  const CheckpointManifest kept = parse_manifest(text, path);
   require_files(temporary_, kept);
   if (kept.scalars != scalars_) throw FormatError(path + ": scalars read back changed");
   RW_FAILPOINT("commit.rename");

@@ -195,7 +195,7 @@ TEST_F(FaultyIo, NoHdf5FileAppearsWhenAnyCallOfItsWritingFails) {
   }
   ASSERT_GT(rename_call, 5);
   for (const char* error : {"ENOSPC", "EIO"}) {
-    for (int call = 1; call <= count; ++call) {
+    for (int call = 2; call <= count; ++call) {  // 1: HDF5 looks whether the file is there
       unlink(folder_.file("disk/final.h5").c_str());
       unlink(folder_.file("disk/tensors.h5").c_str());
       const std::string said = run("WriteHdf5", call, error);

@@ -139,7 +139,7 @@ TEST(RunFolder, MetricsThatCannotBeReadAreNotTakenForNone) {
   const ScratchFolder scratch;
   scratch.write("a/metrics.jsonl/file", "");
   EXPECT_THROW(RunFolder::is_untouched(scratch.file("a")), FormatError);
-  EXPECT_THROW(RunFolder(scratch.file("a"), 3), FormatError);
+  EXPECT_THROW(RunFolder(scratch.file("a"), int64_t{3}), FormatError);
 }
 
 TEST(RunFolder, KnowsWhatOverwriteRemoves) {
