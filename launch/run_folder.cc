@@ -52,9 +52,8 @@ void append_line(const std::string& path, std::string_view line) {
 }
 
 void remove(const std::string& path) {
-  std::error_code error;
-  std::filesystem::remove_all(path, error);
-  if (error) throw DiskError(fmt::format("{}: cannot remove: {}", path, error.message()));
+  const std::string error = remove_folder(path);
+  if (!error.empty()) throw DiskError(error);
 }
 
 // None of a file that does not exist.

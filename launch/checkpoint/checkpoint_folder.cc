@@ -5,10 +5,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
 
 #include "runtime/errors.h"
@@ -24,12 +22,6 @@ constexpr std::string_view kStepPrefix = "step-";
 
 std::string checkpoint_path(const std::string& run_folder, int64_t step) {
   return run_folder + "/" + checkpoint_name(step);
-}
-
-void rename_or_throw(const std::string& from, const std::string& to) {
-  if (std::rename(from.c_str(), to.c_str()) != 0) {
-    throw DiskError(fmt::format("{}: rename to {} failed: {}", from, to, std::strerror(errno)));
-  }
 }
 
 bool is_folder(const fs::path& path) {
@@ -86,7 +78,7 @@ std::optional<int64_t> read_pointer(const std::string& run_folder, const std::st
 void commit_folder(const std::string& run_folder, const std::string& temporary, int64_t step) {
   const std::string path = checkpoint_path(run_folder, step);
   if (!is_folder(path)) {
-    rename_or_throw(temporary, path);
+    rename_path(temporary, path);
     return sync_folder(run_folder);
   }
   if (renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, path.c_str(), RENAME_EXCHANGE) == 0) {
@@ -96,7 +88,7 @@ void commit_folder(const std::string& run_folder, const std::string& temporary, 
   }
   // File systems without exchange: for an instant this step has no checkpoint.
   const std::string former = move_to_trash(run_folder, step);
-  rename_or_throw(temporary, path);
+  rename_path(temporary, path);
   sync_folder(run_folder);
   remove_folder(former);
 }
@@ -104,7 +96,7 @@ void commit_folder(const std::string& run_folder, const std::string& temporary, 
 std::string move_to_trash(const std::string& run_folder, int64_t step) {
   const std::string trash = fmt::format("{}/{}{}", run_folder, kTrashPrefix, checkpoint_name(step));
   remove_folder(trash);
-  rename_or_throw(checkpoint_path(run_folder, step), trash);
+  rename_path(checkpoint_path(run_folder, step), trash);
   return trash;
 }
 

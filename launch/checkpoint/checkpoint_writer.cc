@@ -64,10 +64,14 @@ void require_room(const std::string& folder, const std::vector<Json>& ranks) {
   }
 }
 
+// FormatError when there is a manifest that cannot be read.
 bool has_valid_outline(const std::string& path) {
+  const std::string manifest = path + "/" + kManifestName;
+  std::error_code ignored;
+  if (!std::filesystem::exists(manifest, ignored)) return false;
+  const std::string text = read_file(manifest, JsonLimits{}.max_bytes);
   try {
-    const std::string manifest = path + "/" + kManifestName;
-    require_files(path, parse_manifest(read_file(manifest, JsonLimits{}.max_bytes), manifest));
+    require_files(path, parse_manifest(text, manifest));
     return true;
   } catch (const FormatError&) {
     return false;
@@ -220,14 +224,14 @@ std::vector<std::string> CheckpointWriter::tidy_up(bool wait) {
     RW_FAILPOINT("commit.pointed");
     if (best_) write_pointer(options_.folder, kBestPointer, step_);
     const std::optional<int64_t> best = read_pointer(options_.folder, kBestPointer);
-    const std::vector<int64_t> superseded =
-        superseded_steps(committed_steps(options_.folder), step_, best, options_.keep,
-                         std::exchange(given_up_, {}), [&](int64_t step) {
-                           return has_valid_outline(options_.folder + "/" + checkpoint_name(step));
-                         });
+    const std::vector<int64_t> superseded = superseded_steps(
+        committed_steps(options_.folder), step_, best, options_.keep, given_up_, [&](int64_t step) {
+          return has_valid_outline(options_.folder + "/" + checkpoint_name(step));
+        });
     if (removal_.valid()) note(removal_.get());
     std::vector<std::string> trash;
     for (int64_t step : superseded) trash.push_back(move_to_trash(options_.folder, step));
+    given_up_.clear();
     RW_FAILPOINT("commit.trashed");
     removal_ = std::async(std::launch::async, [trash] {
       std::string first;
