@@ -196,7 +196,8 @@ for ((kill = share; kill < kills; kill += shares)); do
     point=${points[kill % ${#points[@]}]}
     kill_at_point "$point" || kill_at_point "$point" || { ((++skipped)); echo "not reached: $point"; }
   else
-    kill_at_random || kill_at_random || kill_at_random || { ((++skipped)); echo "not killed"; }
+    tries=10
+    until kill_at_random; do ((--tries)) || { ((++skipped)); echo "not killed"; break; }; done
   fi
 done
 finish_run

@@ -144,7 +144,7 @@ TEST(ChainedPreemptions, LeaveTheSameRun) {
 TEST(Faults, KilledAndPreemptedRanksLeaveTheSameWeights) {
   const ProgramResult result = run_program({"tests/faults.sh", std::getenv("RANKWISE_BINARY"),
                                             kSanitizes ? "3" : "10", kSanitizes ? "1" : "4", "2"},
-                                           {{"STEPS", kSanitizes ? "60" : "300"}});
+                                           {{"STEPS", kSanitizes ? "60" : "150"}});
   EXPECT_EQ(result.exit_code, 0) << result.output << result.errors;
 }
 
