@@ -66,6 +66,7 @@ train() {  # RUN ARGUMENT...: with the library preloaded
   timeout -k 1 "$deadline" mpirun --oversubscribe --bind-to none -x LD_PRELOAD="$library" -np "$ranks" \
     "$rankwise" train "$folder/run.yaml" "checkpoint.dir=$run" "$@" < /dev/null
 }
+processes() { pgrep -f -- "checkpoint.dir=$1( |\$)"; }
 weights() { cat "$1/adapter/adapter_model.safetensors" "$1/model/model.safetensors" 2>&1 | sha256sum; }
 newest() { find "$1" -maxdepth 1 -name 'step-????????' 2> /dev/null | sort | tail -1; }
 last_reported() { sed -n 's/.*checkpoint of step \([0-9]*\):.*/\1/p' "$@" | sort -n | tail -1; }
@@ -155,10 +156,10 @@ run_case() {  # SCENARIO RANK ERROR NUMBER CALL FILE
     train "$run" $(arguments "$scenario") > "$run.out" 2> "$run.err"
   code=$?
   grep -q "^$number " "$run.calls" 2> /dev/null || { echo "SKIPPED: $case"; rm -rf "$run"*; return; }
-  while pgrep -f -- "checkpoint.dir=$run( |\$)" > /dev/null && ((SECONDS - begin < deadline)); do sleep 0.1; done
-  if pgrep -f -- "checkpoint.dir=$run( |\$)" > /dev/null || [[ $code == 124 ]]; then
+  while [[ -n $(processes "$run") ]] && ((SECONDS - begin < deadline)); do sleep 0.1; done
+  if [[ $code == 124 || -n $(processes "$run") ]]; then
     say_failed "does not end"
-    pkill -KILL -f -- "checkpoint.dir=$run( |\$)"
+    processes "$run" | xargs -r kill -KILL
   elif ! end_is_right "$code"; then
     say_failed "exit code $code"
   else
@@ -221,6 +222,9 @@ wait
 
 count() { grep -c "^$1: " "$folder/verdicts"; }
 grep -v "^passed: " "$folder/verdicts"
+awk '/^(passed|FAILED|SKIPPED): / { of = $2 ", rank " $3; ++all[of]; ++number[of $1] }
+  END { for (of in all) print of ": " number[of "passed:"] + 0 " passed, " number[of "FAILED:"] + 0 \
+    " failed, " number[of "SKIPPED:"] + 0 " skipped" }' "$folder/verdicts" | sort
 echo "wall time: $SECONDS s"
 echo "$(count passed) passed, $(count FAILED) failed, $(count SKIPPED) skipped"
 exit $(($(count FAILED) > 0))
