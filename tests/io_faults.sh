@@ -63,7 +63,7 @@ YAML
 train() {  # RUN ARGUMENT...: with the library preloaded
   local run=$1
   shift
-  timeout -k 1 "$deadline" mpirun --oversubscribe --bind-to none -x LD_PRELOAD="$library" -np "$ranks" \
+  timeout -k 5 "$deadline" mpirun --oversubscribe --bind-to none -x LD_PRELOAD="$library" -np "$ranks" \
     "$rankwise" train "$folder/run.yaml" "checkpoint.dir=$run" "$@" < /dev/null
 }
 processes() { pgrep -f -- "checkpoint.dir=$1( |\$)"; }
@@ -157,7 +157,7 @@ run_case() {  # SCENARIO RANK ERROR NUMBER CALL FILE
   code=$?
   grep -q "^$number " "$run.calls" 2> /dev/null || { echo "SKIPPED: $case"; rm -rf "$run"*; return; }
   while [[ -n $(processes "$run") ]] && ((SECONDS - begin < deadline)); do sleep 0.1; done
-  if [[ $code == 124 || -n $(processes "$run") ]]; then
+  if [[ $code == 124 || $code == 137 || -n $(processes "$run") ]]; then
     say_failed "does not end"
     processes "$run" | xargs -r kill -KILL
   elif ! end_is_right "$code"; then
