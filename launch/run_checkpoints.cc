@@ -132,21 +132,22 @@ void RunCheckpoints::save(int64_t step, std::optional<double> loss, Json scalars
 
 void RunCheckpoints::finish(bool wait, bool at_exit) {
   if (!writer_.in_flight()) return;
+  std::optional<CommitReport> report;
   try {
     if (wait) world_->activity().report("checkpoint", kFilePatience);
-    const std::optional<CommitReport> report = writer_.try_commit(wait);
-    if (!report) return;
-    RW_FAILPOINT("save.committed");
-    committed_ = Clock::now();
-    if (state_.best) best_loss_ = saved_loss_;
-    for (const std::string& warning : report->warnings) say_("WARNING: " + warning);
-    say_(fmt::format("checkpoint of step {}: {}, training waited {:.3f} s, durable after {:.3f} s",
-                     report->step, format_bytes(report->bytes), report->blocked_seconds,
-                     report->durable_seconds));
+    report = writer_.try_commit(wait);
   } catch (const DiskError& error) {
     if (at_exit) throw;
-    say_(fmt::format("WARNING: {}; training goes on", error.what()));
+    return say_(fmt::format("WARNING: {}; training goes on", error.what()));
   }
+  if (!report) return;
+  RW_FAILPOINT("save.committed");
+  committed_ = Clock::now();
+  if (state_.best) best_loss_ = saved_loss_;
+  for (const std::string& warning : report->warnings) say_("WARNING: " + warning);
+  say_(fmt::format("checkpoint of step {}: {}, training waited {:.3f} s, durable after {:.3f} s",
+                   report->step, format_bytes(report->bytes), report->blocked_seconds,
+                   report->durable_seconds));
 }
 
 }  // namespace rankwise

@@ -11,8 +11,8 @@
 #include <cstring>
 #include <ctime>
 #include <filesystem>
-#include <fstream>
 #include <iterator>
+#include <sstream>
 
 #include "launch/checkpoint/checkpoint_folder.h"
 #include "runtime/errors.h"
@@ -27,6 +27,7 @@ constexpr const char* kRunFile = "run.json";
 constexpr const char* kRunContents[] = {
     "metrics.jsonl", "metrics.csv", "log.txt",   "samples.txt",  "loss.svg",   "adapter",
     "model",         kSummaryFile,  kStartsFile, kLatestPointer, kBestPointer, kRunFile};
+
 [[noreturn]] void fail_write(const std::string& path, int error) {
   throw DiskError(fmt::format("{}: cannot write: {}", path, std::strerror(error)));
 }
@@ -51,15 +52,16 @@ void append_line(const std::string& path, std::string_view line) {
 }
 
 void remove(const std::string& path) {
-  std::error_code error;
-  std::filesystem::remove_all(path, error);
-  if (error) throw DiskError(fmt::format("{}: cannot remove: {}", path, error.message()));
+  const std::string error = remove_folder(path);
+  if (!error.empty()) throw DiskError(error);
 }
 
 // None of a file that does not exist.
 std::vector<std::string> lines_of(const std::string& path) {
   std::vector<std::string> lines;
-  std::ifstream in(path);
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) return lines;
+  std::istringstream in(read_file(path));
   for (std::string line; std::getline(in, line);) lines.push_back(line);
   return lines;
 }

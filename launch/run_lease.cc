@@ -60,6 +60,8 @@ struct Holder {
   int64_t pid = 0;
   std::string birth{};
   std::string job{};
+  bool was_read = false;
+  std::string error{};
 };
 
 // Of one process, whatever had its number before: in a container every start may have the same.
@@ -67,18 +69,28 @@ std::string own_name(const std::string& path, const Holder& holder) {
   return fmt::format("{}.{}-{}-{}", path, holder.host, holder.pid, holder.birth);
 }
 
-// Nothing of it is known when the file is damaged.
+// Nothing of it is known when the file cannot be read, or is damaged.
 Holder read_holder(const std::string& path) {
   Holder holder;
   try {
     holder.text = read_file(path, 4096);
+    holder.was_read = true;
     const Json lease = parse_json(holder.text, path);
     holder.host = lease.at("host").get<std::string>();
     holder.pid = lease.at("pid").get<int64_t>();
     holder.birth = lease.at("birth").get<std::string>();
     holder.job = lease.at("job").get<std::string>();
-  } catch (const std::exception&) {
+  } catch (const std::exception& error) {
+    holder.error = error.what();
   }
+  return holder;
+}
+
+// DiskError when the file is there and cannot be read: who holds it is not known then.
+Holder require_holder(const std::string& path) {
+  const Holder holder = read_holder(path);
+  std::error_code ignored;
+  if (!holder.was_read && std::filesystem::exists(path, ignored)) throw DiskError(holder.error);
   return holder;
 }
 
@@ -114,7 +126,7 @@ RunLease::~RunLease() {
 }
 
 void RunLease::require_held() const {
-  const Holder holder = read_holder(path_);
+  const Holder holder = require_holder(path_);
   if (holder.text == text_) return;
   throw ConfigError(fmt::format(
       "checkpoint.dir: {} is no longer this process's: {}; it ends and saves nothing more",
@@ -133,7 +145,7 @@ bool RunLease::take() const {
 
 // Returns when the lease was stale, and removed by this or another process, or given back.
 void RunLease::clear_stale() const {
-  const Holder holder = read_holder(path_);
+  const Holder holder = require_holder(path_);
   const bool here = holder.host == host_name();
   const auto refuse = [&] {
     throw ConfigError(fmt::format(

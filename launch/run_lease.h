@@ -19,7 +19,7 @@ class RunLease {
   RunLease(const std::string& folder, const std::string& job);
   ~RunLease();  // gives it back
   // ConfigError naming who has it now, when another process has taken it over: this one was not
-  // heard of for too long.
+  // heard of for too long. DiskError when that cannot be read.
   void require_held() const;
   RunLease(const RunLease&) = delete;
   RunLease& operator=(const RunLease&) = delete;

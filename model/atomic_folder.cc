@@ -4,9 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <system_error>
 
@@ -32,12 +30,6 @@ std::string without_trailing_slash(std::string path) {
 std::string parent_of(const std::string& folder) {
   const fs::path parent = fs::path(folder).parent_path();
   return parent.empty() ? "." : parent.string();
-}
-
-void rename_or_throw(const std::string& from, const std::string& to) {
-  if (std::rename(from.c_str(), to.c_str()) != 0) {
-    throw DiskError(fmt::format("{}: cannot rename to {}: {}", from, to, std::strerror(errno)));
-  }
 }
 
 }  // namespace
@@ -67,15 +59,15 @@ void AtomicFolder::write(const std::string& name, std::string_view content) cons
 void AtomicFolder::commit() {
   sync_folder(temporary_);
   if (!fs::exists(folder_)) {
-    rename_or_throw(temporary_, folder_);
+    rename_path(temporary_, folder_);
   } else if (renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, folder_.c_str(), RENAME_EXCHANGE) ==
              0) {
     remove_tree(temporary_);  // now the former content
   } else {
     // File systems without exchange: for an instant neither folder has the name, but both exist.
     const std::string former = fmt::format("{}.old-{}", folder_, getpid());
-    rename_or_throw(folder_, former);
-    rename_or_throw(temporary_, folder_);
+    rename_path(folder_, former);
+    rename_path(temporary_, folder_);
     remove_tree(former);
   }
   committed_ = true;

@@ -5,10 +5,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
 
 #include "runtime/errors.h"
@@ -21,16 +19,9 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kTrashPrefix = ".trash-";
 constexpr std::string_view kStepPrefix = "step-";
-constexpr int64_t kLongestPointer = 64;
 
 std::string checkpoint_path(const std::string& run_folder, int64_t step) {
   return run_folder + "/" + checkpoint_name(step);
-}
-
-void rename_or_throw(const std::string& from, const std::string& to) {
-  if (std::rename(from.c_str(), to.c_str()) != 0) {
-    throw DiskError(fmt::format("{}: rename to {} failed: {}", from, to, std::strerror(errno)));
-  }
 }
 
 bool is_folder(const fs::path& path) {
@@ -75,12 +66,10 @@ void write_pointer(const std::string& run_folder, const std::string& pointer, in
 }
 
 std::optional<int64_t> read_pointer(const std::string& run_folder, const std::string& pointer) {
-  std::string text;
-  try {
-    text = read_file(run_folder + "/" + pointer, kLongestPointer);
-  } catch (const FormatError&) {
-    return std::nullopt;
-  }
+  const std::string path = run_folder + "/" + pointer;
+  std::error_code ignored;
+  if (!fs::exists(path, ignored)) return std::nullopt;
+  std::string text = read_file(path);
   if (text.ends_with('\n')) text.pop_back();
   const auto step = step_of_checkpoint(text);
   return step && is_folder(checkpoint_path(run_folder, *step)) ? step : std::nullopt;
@@ -89,7 +78,7 @@ std::optional<int64_t> read_pointer(const std::string& run_folder, const std::st
 void commit_folder(const std::string& run_folder, const std::string& temporary, int64_t step) {
   const std::string path = checkpoint_path(run_folder, step);
   if (!is_folder(path)) {
-    rename_or_throw(temporary, path);
+    rename_path(temporary, path);
     return sync_folder(run_folder);
   }
   if (renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, path.c_str(), RENAME_EXCHANGE) == 0) {
@@ -99,7 +88,7 @@ void commit_folder(const std::string& run_folder, const std::string& temporary, 
   }
   // File systems without exchange: for an instant this step has no checkpoint.
   const std::string former = move_to_trash(run_folder, step);
-  rename_or_throw(temporary, path);
+  rename_path(temporary, path);
   sync_folder(run_folder);
   remove_folder(former);
 }
@@ -107,7 +96,7 @@ void commit_folder(const std::string& run_folder, const std::string& temporary, 
 std::string move_to_trash(const std::string& run_folder, int64_t step) {
   const std::string trash = fmt::format("{}/{}{}", run_folder, kTrashPrefix, checkpoint_name(step));
   remove_folder(trash);
-  rename_or_throw(checkpoint_path(run_folder, step), trash);
+  rename_path(checkpoint_path(run_folder, step), trash);
   return trash;
 }
 

@@ -24,7 +24,7 @@ std::vector<int64_t> committed_steps(const std::string& run_folder);
 
 // Pointers are for people and for retention: a reader of checkpoints never needs one. DiskError.
 void write_pointer(const std::string& run_folder, const std::string& pointer, int64_t step);
-// Nothing when absent, or when it names no folder.
+// Nothing when absent, or when it names no folder. FormatError when it cannot be read.
 std::optional<int64_t> read_pointer(const std::string& run_folder, const std::string& pointer);
 
 // Renames a finished temporary folder to the checkpoint and syncs the parent. What had the name is

@@ -64,10 +64,14 @@ void require_room(const std::string& folder, const std::vector<Json>& ranks) {
   }
 }
 
+// FormatError when there is a manifest that cannot be read.
 bool has_valid_outline(const std::string& path) {
+  const std::string manifest = path + "/" + kManifestName;
+  std::error_code ignored;
+  if (!std::filesystem::exists(manifest, ignored)) return false;
+  const std::string text = read_file(manifest, JsonLimits{}.max_bytes);
   try {
-    const std::string manifest = path + "/" + kManifestName;
-    require_files(path, parse_manifest(read_file(manifest, JsonLimits{}.max_bytes), manifest));
+    require_files(path, parse_manifest(text, manifest));
     return true;
   } catch (const FormatError&) {
     return false;
@@ -177,7 +181,7 @@ std::optional<CommitReport> CheckpointWriter::try_commit(bool wait) {
     throw;
   }
   report.durable_seconds = seconds_since(started_);
-  if (is_root()) report.warnings = tidy_up();
+  if (is_root()) report.warnings = tidy_up(wait);
   blocked_seconds_ += seconds_since(begun);
   report.blocked_seconds =
       all_reduce_numbers(*world_, {blocked_seconds_}, ReduceOp::kMax, kProgress)[0];
@@ -197,10 +201,11 @@ void CheckpointWriter::commit(const std::vector<Json>& votes) {
   }
   const std::string path = temporary_ + "/" + kManifestName;
   RW_FAILPOINT("commit.manifest");
-  write_file_atomically(path, manifest_text(manifest));
+  const std::string text = manifest_text(manifest);
+  write_file_atomically(path, text);
   // What a reader would refuse is never committed: parts that nobody wrote, files that other hosts
   // wrote to a disk of their own, numbers that JSON cannot hold.
-  const CheckpointManifest kept = parse_manifest(read_file(path, JsonLimits{}.max_bytes), path);
+  const CheckpointManifest kept = parse_manifest(text, path);
   require_files(temporary_, kept);
   if (kept.scalars != scalars_) throw FormatError(path + ": scalars read back changed");
   RW_FAILPOINT("commit.rename");
@@ -208,24 +213,25 @@ void CheckpointWriter::commit(const std::vector<Json>& votes) {
   RW_FAILPOINT("commit.renamed");
 }
 
-std::vector<std::string> CheckpointWriter::tidy_up() {
+std::vector<std::string> CheckpointWriter::tidy_up(bool wait) {
   std::vector<std::string> warnings;
   const auto note = [&](const std::string& text) {
-    if (!text.empty()) warnings.push_back(text);
+    if (!text.empty()) warnings.push_back("rank 0: " + text);
   };
   note(std::exchange(startup_warning_, ""));
   const Vote done = vote_on([&] {
     write_pointer(options_.folder, kLatestPointer, step_);
     RW_FAILPOINT("commit.pointed");
     if (best_) write_pointer(options_.folder, kBestPointer, step_);
+    const std::optional<int64_t> best = read_pointer(options_.folder, kBestPointer);
     const std::vector<int64_t> superseded = superseded_steps(
-        committed_steps(options_.folder), step_, read_pointer(options_.folder, kBestPointer),
-        options_.keep, std::exchange(given_up_, {}), [&](int64_t step) {
+        committed_steps(options_.folder), step_, best, options_.keep, given_up_, [&](int64_t step) {
           return has_valid_outline(options_.folder + "/" + checkpoint_name(step));
         });
     if (removal_.valid()) note(removal_.get());
     std::vector<std::string> trash;
     for (int64_t step : superseded) trash.push_back(move_to_trash(options_.folder, step));
+    given_up_.clear();
     RW_FAILPOINT("commit.trashed");
     removal_ = std::async(std::launch::async, [trash] {
       std::string first;
@@ -238,6 +244,7 @@ std::vector<std::string> CheckpointWriter::tidy_up() {
     return Json();
   });
   note(done.error);
+  if (wait && removal_.valid()) note(removal_.get());
   return warnings;
 }
 

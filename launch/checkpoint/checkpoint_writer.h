@@ -66,7 +66,7 @@ class CheckpointWriter {
   int progress(bool wait) const;
   // On rank 0.
   void commit(const std::vector<Json>& votes);
-  std::vector<std::string> tidy_up();
+  std::vector<std::string> tidy_up(bool wait);  // for the removal
   void remove_temporary() const;
 
   CheckpointOptions options_;

@@ -35,10 +35,6 @@ std::string folder_of(const std::string& path) {
   return folder.empty() ? "." : folder;
 }
 
-void rename_or_throw(const std::string& from, const std::string& to) {
-  if (std::rename(from.c_str(), to.c_str()) != 0) throw disk_error(to, "rename", errno);
-}
-
 bool is_below(const std::filesystem::path& path, const std::filesystem::path& folder) {
   const std::filesystem::path relative = path.lexically_relative(folder);
   return !relative.empty() && *relative.begin() != ".." && relative != ".";
@@ -80,7 +76,7 @@ void AtomicFile::commit() {
   if (fsync(descriptor_) != 0) throw disk_error(temporary_, "sync", errno);
   // The descriptor is gone whatever close() returns.
   if (close(std::exchange(descriptor_, -1)) != 0) throw disk_error(temporary_, "close", errno);
-  rename_or_throw(temporary_, path_);
+  rename_path(temporary_, path_);
   committed_ = true;
   sync_folder(folder_of(path_));
 }
@@ -113,8 +109,12 @@ std::string temporary_name(const std::string& path) {
 
 void publish_file(const std::string& temporary, const std::string& path) {
   sync_path(temporary, O_RDONLY);
-  rename_or_throw(temporary, path);
+  rename_path(temporary, path);
   sync_folder(folder_of(path));
+}
+
+void rename_path(const std::string& from, const std::string& to) {
+  if (std::rename(from.c_str(), to.c_str()) != 0) throw disk_error(to, "rename", errno);
 }
 
 void sync_folder(const std::string& folder) { sync_path(folder, O_RDONLY | O_DIRECTORY); }

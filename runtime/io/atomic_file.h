@@ -42,11 +42,14 @@ std::string read_file(const std::string& path, int64_t max_bytes = 1'000'000'000
 std::string temporary_name(const std::string& path);
 // For those writers: fsyncs the closed temporary file, renames it, fsyncs the folder. DiskError.
 void publish_file(const std::string& temporary, const std::string& path);
+// Of a file or folder. DiskError naming `to`.
+void rename_path(const std::string& from, const std::string& to);
 // fsync of a folder, after renames inside it.
 void sync_folder(const std::string& folder);
 // Joins folder and a file name found inside the file `source`; FormatError when the result leaves
-// the folder (absolute, "..", control characters, backslash, a link out of it). The one link out that is accepted
-// is that of the Hugging Face cache, from snapshots/<revision>/ to the blobs/ beside snapshots/.
+// the folder (absolute, "..", control characters, backslash, a link out of it). The one link out
+// that is accepted is that of the Hugging Face cache, from snapshots/<revision>/ to the blobs/
+// beside snapshots/.
 std::string path_inside(const std::string& folder, std::string_view name, std::string_view source);
 
 }  // namespace rankwise

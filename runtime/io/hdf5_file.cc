@@ -34,8 +34,9 @@ hid_t open_file(const std::string& path) {
   // Older formats, and those behind a user block, have metadata without checksums.
   constexpr std::string_view kStart = "\x89HDF\r\n\x1a\n\x03";
   std::array<char, kStart.size()> start{};
-  const size_t got = regular.read_some(std::as_writable_bytes(std::span(start)));
-  if (std::string_view(start.data(), got) != kStart) {
+  const bool is_long = regular.size() >= static_cast<int64_t>(start.size());
+  if (is_long) regular.read_at(0, std::as_writable_bytes(std::span(start)));
+  if (!is_long || std::string_view(start.data(), start.size()) != kStart) {
     throw hdf5::unreadable({path, "/"}, "is no HDF5 file of format 1.10");
   }
   const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);

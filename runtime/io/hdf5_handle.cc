@@ -39,10 +39,16 @@ std::string library_message() {
   return text.empty() ? "failed" : text;
 }
 
+// Of what H5Lexists or H5Aexists says: a failed read is not an absence.
+void require_present(htri_t exists, const Place& place) {
+  require_read(exists >= 0, place);
+  if (exists == 0) throw unreadable(place, "absent");
+}
+
 // Every name on the way must be a plain member of its group, not a link to elsewhere.
 void check_links(hid_t file, const Place& place) {
   for (const std::string& prefix : prefixes_of(place.name)) {
-    if (H5Lexists(file, prefix.c_str(), H5P_DEFAULT) <= 0) throw unreadable(place, "absent");
+    require_present(H5Lexists(file, prefix.c_str(), H5P_DEFAULT), place);
     H5L_info_t info;
     require_read(H5Lget_info(file, prefix.c_str(), &info, H5P_DEFAULT) >= 0, place);
     if (info.type != H5L_TYPE_HARD) throw unreadable(place, "is a link to elsewhere");
@@ -72,6 +78,7 @@ void check_storage(hid_t dataset, const Place& place) {
   const hsize_t needed = static_cast<hsize_t>(shape_of_dataset(dataset, place).numel()) *
                          static_cast<hsize_t>(H5Tget_size(type));
   const hsize_t stored = H5Dget_storage_size(dataset);
+  require_read(stored > 0 || H5Eget_num(H5E_DEFAULT) <= 0, place);
   if (stored < needed) {
     throw unreadable(place, fmt::format("{} bytes stored of {}", stored, needed));
   }
@@ -208,7 +215,7 @@ void check_chunks(hid_t dataset, hsize_t begin, hsize_t end, const Place& place)
 Handle open_attribute(hid_t object, const Place& object_place, const std::string& attribute,
                       H5T_class_t type_class) {
   const Place place{object_place.path, object_place.name + "@" + attribute};
-  if (H5Aexists(object, attribute.c_str()) <= 0) throw unreadable(place, "absent");
+  require_present(H5Aexists(object, attribute.c_str()), place);
   Handle opened(H5Aopen(object, attribute.c_str(), H5P_DEFAULT), H5Aclose);
   require_read(opened.valid(), place);
   const Handle type(H5Aget_type(opened), H5Tclose);
@@ -237,7 +244,9 @@ DType dtype_of_dataset(hid_t dataset, const Place& place) {
   const Handle type(H5Dget_type(dataset), H5Tclose);
   require_read(type.valid(), place);
   std::string marker;
-  if (H5Aexists(dataset, kDTypeAttribute) > 0) {
+  const htri_t is_marked = H5Aexists(dataset, kDTypeAttribute);
+  require_read(is_marked >= 0, place);
+  if (is_marked > 0) {
     marker = text_of_attribute(dataset, place, kDTypeAttribute);
   }
   for (const TypeInfo& info : type_table()) {

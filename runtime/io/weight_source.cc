@@ -100,7 +100,8 @@ class FolderWeights final : public WeightSource {
     }
     for (const auto& [name, shard] : shard_of) {
       if (!is_ignored(name) && !contains(name)) {
-        throw FormatError(fmt::format("{}: tensor {} is not in {}", path, quote(name), shard));
+        throw FormatError(
+            fmt::format("{}: tensor {} is not in {}", path, quote(name), quote(shard)));
       }
     }
   }
@@ -114,7 +115,7 @@ class FolderWeights final : public WeightSource {
       if (listed == shard_of.end() || is_ignored(entry.name)) continue;
       if (listed->second != shard) {
         throw FormatError(fmt::format("{}: tensor {} is in {} and in {}", index, quote(entry.name),
-                                      listed->second, shard));
+                                      quote(listed->second), quote(shard)));
       }
       places_.emplace(entry.name, Place{&file, &entry});
     }

@@ -144,8 +144,29 @@ TEST(ChainedPreemptions, LeaveTheSameRun) {
 TEST(Faults, KilledAndPreemptedRanksLeaveTheSameWeights) {
   const ProgramResult result = run_program({"tests/faults.sh", std::getenv("RANKWISE_BINARY"),
                                             kSanitizes ? "3" : "10", kSanitizes ? "1" : "4", "2"},
-                                           {{"STEPS", kSanitizes ? "60" : "300"}});
+                                           {{"STEPS", kSanitizes ? "60" : "150"}});
   EXPECT_EQ(result.exit_code, 0) << result.output << result.errors;
+}
+
+// One of the calls on files fails, in each run another one: when a run begins, while a rank writes,
+// when a checkpoint is committed and the oldest removed, at the end, and when a run is resumed.
+TEST(Faults, AFailingCallLeavesWhatWasSavedAndIsNamed) {
+  std::vector<std::string> sites = {"new:1:ENOSPC:pwrite:step-00000002*",
+                                    "resume:1:EIO:pread:step-00000002/rank-0001.h5"};
+  if (!kSanitizes) {
+    for (const char* site :
+         {"new:0:SHORT:write:run.json*", "new:1:EIO:fsync:step-00000003.tmp-*/*",
+          "new:0:EIO:rename:step-00000001", "new:0:EIO:unlinkat:.trash-step-00000000/*.json",
+          "resume:0:EIO:read:metrics.jsonl", "resume:0:ENOSPC:mkdir:step*"}) {
+      sites.emplace_back(site);
+    }
+  }
+  const ProgramResult result =
+      run_program({"tests/io_faults.sh", std::getenv("RANKWISE_BINARY"), RANKWISE_FAULTY_IO, "2",
+                   "2", "1000", fmt::format("@({})", fmt::join(sites, "|"))},
+                  {{"DEADLINE", kSanitizes ? "120" : "30"}});
+  EXPECT_EQ(result.exit_code, 0) << result.output << result.errors;
+  RW_EXPECT_HAS(result.output, fmt::format("{} passed, 0 failed, 0 skipped", sites.size()));
 }
 
 // TERM reaches the ranks through mpirun, which gives them a second.

@@ -163,6 +163,19 @@ TEST_F(StoppedRun, EndsBeforeItsNextSaveWhenItHasLostTheLease) {
   EXPECT_EQ(read_file(folder() + "/lease.json"), lease);
 }
 
+// Nobody has it then, as far as is known: an error of the disk.
+TEST_F(StoppedRun, EndsBeforeItsNextSaveWhenItCannotReadTheLease) {
+  const std::string lease = folder() + "/lease.json";
+  const std::string error = error_of<DiskError>([&] {
+    start({}, "auto", 5, [&] {
+      fs::remove(lease);
+      fs::create_directory(lease);
+    });
+  });
+  EXPECT_EQ(error, lease + ": not a regular file");
+  EXPECT_EQ(committed_steps(folder()).front(), 4);
+}
+
 TEST_F(StoppedRun, TheLeaseOfADeadProcessIsTaken) {
   char host[256] = {};
   gethostname(host, sizeof(host) - 1);

@@ -92,7 +92,7 @@ std::vector<HostileInput> structure_cases() {
       {"OneShardUnderTwoNames", index_of(R"({"w":"shard.safetensors","v":"./shard.safetensors"})"),
        "'w'"},
       {"TwentyThousandTensorsThatAreNotThere", index_of(many + "\"w\":\"shard.safetensors\"}"),
-       "is not in shard.safetensors"},
+       "is not in 'shard.safetensors'"},
       {"DeepMetadata", R"({"metadata":)" + repeated("[", 100'000), "nested deeper than 64"},
       {"DepthAtTheLimit",
        R"({"metadata":)" + repeated("[", 63) + repeated("]", 63) +

@@ -136,6 +136,13 @@ TEST(RunFolder, WhatIsNoRunIsNeverReplaced) {
   EXPECT_EQ(read_file(scratch.file("a/adapter/adapter_config.json")), "{}");
 }
 
+TEST(RunFolder, MetricsThatCannotBeReadAreNotTakenForNone) {
+  const ScratchFolder scratch;
+  scratch.write("a/metrics.jsonl/file", "");
+  EXPECT_THROW(RunFolder::is_untouched(scratch.file("a")), FormatError);
+  EXPECT_THROW(RunFolder(scratch.file("a"), int64_t{3}), FormatError);
+}
+
 TEST(RunFolder, KnowsWhatOverwriteRemoves) {
   const ScratchFolder scratch;
   const std::string run = scratch.file("run");

@@ -119,6 +119,29 @@ TEST(CheckpointWriter, KeepsTheNewestAndTheBest) {
             (Names{"BEST", "LATEST", "step-00000020", "step-00000040", "step-00000050"}));
 }
 
+// Which is the best, or whether an older one is valid.
+TEST(CheckpointWriter, RemovesNothingWhenItCannotReadWhatStays) {
+  for (const auto& [name, keep] :
+       {std::pair{"BEST", 1}, std::pair{"step-00000010/manifest.json", 2}}) {
+    const testing::ScratchFolder run;
+    run_ranks_as_threads(2, [&](Communicator& world) {
+      const DeviceMesh mesh(world, 2);
+      CheckpointWriter writer({.folder = run.path(), .keep = keep}, world);
+      save(writer, ToyState(mesh, 5).at_step(10));
+      if (world.rank() == 0) {
+        std::filesystem::remove(run.file(name));
+        run.write(std::string(name) + "/file", "a folder cannot be read as a file");
+      }
+      const auto warnings = save(writer, ToyState(mesh, 5).at_step(20)).warnings;
+      ASSERT_EQ(warnings.size(), world.rank() == 0 ? 1u : 0u);
+      for (const std::string& warning : warnings) {
+        EXPECT_EQ(warning, "rank 0: " + run.file(name) + ": not a regular file");
+      }
+    });
+    EXPECT_EQ(committed_steps(run.path()), (std::vector<int64_t>{20, 10}));
+  }
+}
+
 TEST(CheckpointWriter, ResumedRunReplacesTheContinuationItLeft) {
   const testing::ScratchFolder run;
   run_ranks_as_threads(2, [&](Communicator& world) {
@@ -183,7 +206,7 @@ TEST(CheckpointWriter, FailedRenameLeavesTheOldCheckpoint) {
         throw DiskError(error);
       });
   RW_EXPECT_HAS(message, "cannot save step 2: rank 0: ");
-  RW_EXPECT_HAS(message, "rename to");
+  RW_EXPECT_HAS(message, "rename failed");
   RW_EXPECT_HAS(message, "Not a directory");
 }
 

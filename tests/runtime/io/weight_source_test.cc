@@ -140,10 +140,10 @@ TEST_F(FolderWeights, BrokenIndexesAreRefused) {
   add_index(R"({"a":"two.safetensors"})");
   RW_EXPECT_HAS(refusal(), "two.safetensors: cannot be opened");
   add_index(R"({"a":"one.safetensors","b":"one.safetensors"})");
-  RW_EXPECT_HAS(refusal(), "tensor 'b' is not in one.safetensors");
+  RW_EXPECT_HAS(refusal(), "tensor 'b' is not in 'one.safetensors'");
   add_shard("two.safetensors", {"a", "b"}, 1);
   add_index(R"({"a":"one.safetensors","b":"two.safetensors"})");
-  RW_EXPECT_HAS(refusal(), "tensor 'a' is in one.safetensors and in two.safetensors");
+  RW_EXPECT_HAS(refusal(), "tensor 'a' is in 'one.safetensors' and in 'two.safetensors'");
 }
 
 TEST_F(FolderWeights, ShardNamesThatLeaveTheFolderAreRefused) {
