@@ -21,8 +21,8 @@ constexpr int64_t kNoticeSeconds = 120;
 constexpr int64_t kOneTermNanoseconds = 500'000'000;
 
 // Generated matrix kernels keep values below the stack pointer, which a handler on their stack
-// would overwrite: it gets one of its own. The system hands signals to the main thread, as it
-// blocks none.
+// would overwrite: it gets one of its own. The system hands signals to the main thread as long as
+// it blocks none, not even in the handler.
 constexpr size_t kHandlerStackBytes = 64 << 10;  // registers of any width lie there too
 
 std::atomic<int> g_request{0};
@@ -70,7 +70,7 @@ void listen_for_requests() {
   for (const int signal : {SIGUSR1, SIGUSR2, SIGTERM}) {
     struct sigaction action = {};
     action.sa_handler = on_request;
-    action.sa_flags = SA_RESTART | SA_ONSTACK;
+    action.sa_flags = SA_RESTART | SA_ONSTACK | SA_NODEFER;
     sigaction(signal, &action, nullptr);
   }
 }

@@ -17,6 +17,7 @@
 
 #include "launch/config/nearest_name.h"
 #include "launch/preemption.h"
+#include "launch/progress_line.h"
 #include "launch/verbs/verb.h"
 #include "launch/version.h"
 #include "parallel/collective.h"
@@ -54,8 +55,7 @@ Failure current_failure() {
 // One write, so that lines of several ranks do not mix.
 void print_line(std::string line) {
   // Names in messages come from users and files; one error stays one line all the same.
-  std::ranges::replace_if(
-      line, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
+  line = without_controls(std::move(line));
   line += '\n';
   std::cout.flush();
   std::cerr << line << std::flush;

@@ -92,4 +92,10 @@ void ProgressLine::clear() {
   bar_drawn_ = false;
 }
 
+std::string without_controls(std::string text) {
+  std::ranges::replace_if(
+      text, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
+  return text;
+}
+
 }  // namespace rankwise

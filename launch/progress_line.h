@@ -46,4 +46,7 @@ std::string format_bytes(int64_t bytes);
 // "950", "21.4k", "3.20M".
 std::string format_rate(double per_second);
 
+// With '?' in the place of control characters: one line that no terminal obeys.
+std::string without_controls(std::string text);
+
 }  // namespace rankwise

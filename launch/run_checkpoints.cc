@@ -96,9 +96,18 @@ void RunCheckpoints::prove(Json scalars) {
   const CheckpointReader reader(section_.dir + "/" + checkpoint_name(0), *world_);
 }
 
-void RunCheckpoints::restore_best(const Json& scalars) {
-  const auto best = scalars.find("best_loss");
-  if (best != scalars.end() && best->is_number()) best_loss_ = best->get<double>();
+void RunCheckpoints::restore_best(const Json& scalars, int64_t step) {
+  const Json loss = scalars.value("best_loss", Json()), of = scalars.value("best_step", Json());
+  if (loss.is_number() && of.is_number_integer()) {
+    best_loss_ = loss.get<double>();
+    best_step_ = of.get<int64_t>();
+  }
+  if (world_->rank() != 0) return;
+  // BEST may be of a continuation that this one gives up.
+  const std::optional<int64_t> pointed = read_pointer(section_.dir, kBestPointer);
+  if (!pointed || *pointed <= step) return;
+  if (best_step_) return write_pointer(section_.dir, kBestPointer, *best_step_);
+  std::filesystem::remove(section_.dir + "/" + kBestPointer);
 }
 
 double RunCheckpoints::seconds_since_commit() const {
@@ -116,7 +125,9 @@ void RunCheckpoints::save(int64_t step, std::optional<double> loss, Json scalars
   state_.best = section_.best && loss && (!best_loss_ || *loss < *best_loss_);
   saved_loss_ = loss;
   const std::optional<double> least = state_.best ? loss : best_loss_;
+  const std::optional<int64_t> least_at = state_.best ? step : best_step_;
   scalars["best_loss"] = least ? Json(*least) : Json();
+  scalars["best_step"] = least_at ? Json(*least_at) : Json();
   state_.scalars = std::move(scalars);
   saved_ = Clock::now();
   try {
@@ -143,7 +154,7 @@ void RunCheckpoints::finish(bool wait, bool at_exit) {
   if (!report) return;
   RW_FAILPOINT("save.committed");
   committed_ = Clock::now();
-  if (state_.best) best_loss_ = saved_loss_;
+  if (state_.best) best_loss_ = saved_loss_, best_step_ = report->step;
   for (const std::string& warning : report->warnings) say_("WARNING: " + warning);
   say_(fmt::format("checkpoint of step {}: {}, training waited {:.3f} s, durable after {:.3f} s",
                    report->step, format_bytes(report->bytes), report->blocked_seconds,

@@ -28,8 +28,9 @@ class RunCheckpoints {
   // Of a new run: saves step 0 and reads it back, so that what cannot be saved is known before any
   // work is done.
   void prove(Json scalars);
-  // Of a run that goes on in its folder: the loss that BEST has, from the scalars of a checkpoint.
-  void restore_best(const Json& scalars);
+  // Of a run that goes on in its folder after `step`: what BEST is, from the scalars of that
+  // checkpoint. DiskError, FormatError: of the pointer.
+  void restore_best(const Json& scalars, int64_t step);
 
   // By checkpoint.every.
   bool is_due(int64_t step) const { return section_.every > 0 && step % section_.every == 0; }
@@ -57,7 +58,8 @@ class RunCheckpoints {
   Say say_;
   CheckpointState state_;
   CheckpointWriter writer_;
-  std::optional<double> best_loss_;   // of BEST: of a checkpoint that is durable
+  std::optional<double> best_loss_;  // of BEST: of a checkpoint that is durable
+  std::optional<int64_t> best_step_;
   std::optional<double> saved_loss_;  // of state_
   Clock::time_point saved_ = Clock::now();
   std::optional<Clock::time_point> committed_;

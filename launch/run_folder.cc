@@ -88,11 +88,13 @@ RunFolder::RunFolder(std::string path, int64_t step) : path_(std::move(path)) {
 
 void RunFolder::truncate_metrics(int64_t step) {
   std::string kept;
+  size_t records = 0;
   for (const std::string& line : lines_of(file("metrics.jsonl"))) {
     const Json record = Json::parse(line, nullptr, /*allow_exceptions=*/false);
     // The last line of a killed run may be cut.
     if (record.is_discarded() || record.at("step").get<int64_t>() > step) break;
     kept += line + "\n";
+    ++records;
     const auto at = static_cast<double>(record["step"].get<int64_t>());
     if (record["loss"].is_number()) losses_.push_back({at, record["loss"].get<double>()});
     const Json& eval = record["eval_loss"];
@@ -101,7 +103,7 @@ void RunFolder::truncate_metrics(int64_t step) {
   write_file_atomically(file("metrics.jsonl"), kept);
   std::string table;
   const std::vector<std::string> rows = lines_of(file("metrics.csv"));
-  for (size_t i = 0; i < rows.size() && i <= losses_.size(); ++i) table += rows[i] + "\n";
+  for (size_t i = 0; i < rows.size() && i <= records; ++i) table += rows[i] + "\n";
   if (!table.empty()) write_file_atomically(file("metrics.csv"), table);
 }
 

@@ -33,6 +33,12 @@ std::string host_name() {
   return name;
 }
 
+// In which the numbers of processes are this process's own; containers may share a host's name.
+std::string pid_namespace() {
+  std::error_code ignored;
+  return std::filesystem::read_symlink("/proc/self/ns/pid", ignored).string();
+}
+
 // Tells a process from a later one with its number; "" when there is none.
 std::string birth_of(int64_t pid) {
   std::ifstream in(fmt::format("/proc/{}/stat", pid));
@@ -60,6 +66,7 @@ struct Holder {
   int64_t pid = 0;
   std::string birth{};
   std::string job{};
+  std::string pid_namespace{};
   bool was_read = false;
   std::string error{};
 };
@@ -80,6 +87,7 @@ Holder read_holder(const std::string& path) {
     holder.pid = lease.at("pid").get<int64_t>();
     holder.birth = lease.at("birth").get<std::string>();
     holder.job = lease.at("job").get<std::string>();
+    holder.pid_namespace = lease.at("pid_namespace").get<std::string>();
   } catch (const std::exception& error) {
     holder.error = error.what();
   }
@@ -103,7 +111,12 @@ RunLease::RunLease(const std::string& folder, const std::string& job)
   if (error) throw DiskError(fmt::format("{}: cannot create: {}", folder, error.message()));
   const int64_t pid = getpid();
   own_ = own_name(path_, {.host = host_name(), .pid = pid, .birth = birth_of(pid)});
-  text_ = Json{{"host", host_name()}, {"pid", pid}, {"birth", birth_of(pid)}, {"job", job}}.dump();
+  text_ = Json{{"host", host_name()},
+               {"pid", pid},
+               {"birth", birth_of(pid)},
+               {"job", job},
+               {"pid_namespace", pid_namespace()}}
+              .dump();
   write_file_atomically(own_, text_);
   try {
     while (!take()) clear_stale();
@@ -146,7 +159,7 @@ bool RunLease::take() const {
 // Returns when the lease was stale, and removed by this or another process, or given back.
 void RunLease::clear_stale() const {
   const Holder holder = require_holder(path_);
-  const bool here = holder.host == host_name();
+  const bool here = holder.host == host_name() && holder.pid_namespace == pid_namespace();
   const auto refuse = [&] {
     throw ConfigError(fmt::format(
         "checkpoint.dir: {} is in use by process {} on {} (job {}); wait for its end, or choose "

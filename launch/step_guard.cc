@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "launch/step_guard.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
+
+#include "runtime/errors.h"
 
 namespace rankwise {
 
@@ -26,7 +30,7 @@ void SpikeWindow::push(double value, double most) {
     const auto [mean, deviation] = level();
     value = mean + most * deviation;
   }
-  if (values_.size() == kMost) values_.erase(values_.begin());
+  if (values_.size() >= kMost) values_.erase(values_.begin());
   values_.push_back(value);
 }
 
@@ -61,10 +65,14 @@ Json StepGuard::state() const {
 }
 
 void StepGuard::restore(const Json& state) {
-  skipped_ = state.at("skipped").get<int64_t>();
-  in_row_ = state.at("skipped_in_row").get<int64_t>();
-  losses_.restore(state.at("losses").get<std::vector<double>>());
-  norms_.restore(state.at("norms").get<std::vector<double>>());
+  try {
+    skipped_ = state.at("skipped").get<int64_t>();
+    in_row_ = state.at("skipped_in_row").get<int64_t>();
+    losses_.restore(state.at("losses").get<std::vector<double>>());
+    norms_.restore(state.at("norms").get<std::vector<double>>());
+  } catch (const Json::exception& error) {
+    throw FormatError(fmt::format("scalars.guard: {}", error.what()));
+  }
 }
 
 }  // namespace rankwise

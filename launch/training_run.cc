@@ -201,7 +201,7 @@ void TrainingRun::begin(RunStart start, const TrainOptions& options, Trainer& tr
                   start.reader->path()));
   start.reader.reset();  // it holds files open
   if (start.in_place) {
-    checkpoints_->restore_best(scalars);
+    checkpoints_->restore_best(scalars, first_step_);
   } else {
     checkpoints_->save(first_step_, std::nullopt, checkpoint_scalars(trainer), /*at_exit=*/true);
   }
@@ -215,7 +215,7 @@ void TrainingRun::restore(const CheckpointReader& reader,
   RW_FAILPOINT("resume.restore");
   reader.restore(state, stream_);
   first_step_ = reader.step();
-  trainer.guard().restore(scalars.at("guard"));
+  trainer.guard().restore(scalars.value("guard", Json()));
   continue_from(trainer, first_step_);
   loader_.seek(first_step_);
   tokens_so_far_ = scalars.at("tokens").get<int64_t>();

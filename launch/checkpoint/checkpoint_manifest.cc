@@ -110,7 +110,7 @@ void require_tiling(const CheckpointEntry& entry) {
 
 void require_plain(const std::string& name) {
   if (name.empty() || name == "." || name == ".." || name.find('/') != std::string::npos ||
-      name.find('\0') != std::string::npos) {
+      std::ranges::any_of(name, [](unsigned char c) { return c < 0x20 || c == 0x7f; })) {
     throw wrong("is no name of a tensor");
   }
 }

@@ -172,7 +172,8 @@ class InspectVerb : public Verb {
     } else {
       out << "state        not finished: no summary.txt\n";
     }
-    const CheckpointList list = list_checkpoints(path_, depth());
+    const CheckpointList list =
+        list_checkpoints(path_, verify_ ? CheckpointDepth::kValues : CheckpointDepth::kSizes);
     out << list.text;
     if (!verify_) return;
     verify_run(run, base, out);
@@ -181,15 +182,13 @@ class InspectVerb : public Verb {
 
   void inspect_checkpoint(std::ostream& out) const {
     const CheckpointManifest manifest = read_manifest(path_);
+    verify_checkpoint(path_, manifest, CheckpointDepth::kSizes);
     out << describe_checkpoint(path_, manifest)
         << describe_tensors(rows_of(manifest), list_tensors_);
-    verify_checkpoint(path_, manifest, depth());
-    if (verify_) out << "verified     every file has its digest, every value is finite\n";
+    if (!verify_) return;
+    verify_checkpoint(path_, manifest, CheckpointDepth::kValues);
+    out << "verified     every file has its digest, every value is finite\n";
   }
-  CheckpointDepth depth() const {
-    return verify_ ? CheckpointDepth::kValues : CheckpointDepth::kSizes;
-  }
-
   // Whether the data and the base are still those the run used.
   static void verify_run(const ConfigReader& run, const std::string& base, std::ostream& out) {
     int64_t checked = 0;

@@ -59,13 +59,14 @@ std::string describe_checkpoint(const std::string& checkpoint, const CheckpointM
   const ConfigReader scalars(manifest.scalars, source, "scalars.");
   const ConfigReader run = scalars.object("run");
   const ConfigReader config = run.object("config");
-  const int64_t rows = config.object("train").positive("global_batch") * manifest.step;
+  const double rows = static_cast<double>(config.object("train").positive("global_batch")) *
+                      static_cast<double>(manifest.step);
   std::string text = fmt::format("checkpoint: {}\n", checkpoint);
   const auto add = [&](std::string_view key, const std::string& value) {
-    text += fmt::format("{:<12} {}\n", key, value);
+    text += fmt::format("{:<12} {}\n", key, without_controls(value));
   };
   add("step", fmt::format("{} of {}", manifest.step, run.positive("total_steps")));
-  add("position", fmt::format("epoch {:.4g}, {} rows, {} tokens", scalars.real("epoch"), rows,
+  add("position", fmt::format("epoch {:.4g}, {:.0f} rows, {} tokens", scalars.real("epoch"), rows,
                               scalars.at("tokens").dump()));
   add("method", methods_of(config, source));
   add("saved on",

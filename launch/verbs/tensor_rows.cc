@@ -35,8 +35,8 @@ std::string describe_tensors(const std::vector<TensorRow>& rows, bool list) {
   }
   if (!list) return text;
   for (const TensorRow& row : rows) {
-    text += fmt::format("  {:<{}}  {:<10}  {:<16}  {}\n", row.name, width, row.storage,
-                        to_string(row.shape), format_bytes(row.bytes));
+    text += fmt::format("  {:<{}}  {:<10}  {:<16}  {}\n", without_controls(row.name), width,
+                        row.storage, to_string(row.shape), format_bytes(row.bytes));
   }
   return text;
 }

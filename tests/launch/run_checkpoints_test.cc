@@ -50,6 +50,18 @@ TEST_F(Saves, ThatFailedAreNotTheBest) {
   EXPECT_LT(checkpoints_.seconds_since_commit(), 60.0);
   CheckpointReader reader(run_.path() + "/" + checkpoint_name(4), *world_);
   EXPECT_EQ(reader.scalars()["best_loss"], 2.0);
+  EXPECT_EQ(reader.scalars()["best_step"], 3);
+}
+
+TEST_F(Saves, OfAContinuationThatIsGivenUpAreNotTheBest) {
+  save(1, 2.0, /*at_exit=*/true);
+  save(2, 1.0, /*at_exit=*/true);
+  ASSERT_EQ(read_pointer(run_.path(), kBestPointer), 2);
+  CheckpointReader first(run_.path() + "/" + checkpoint_name(1), *world_);
+  checkpoints_.restore_best(first.scalars(), 1);
+  EXPECT_EQ(read_pointer(run_.path(), kBestPointer), 1);
+  save(2, 1.5, /*at_exit=*/true);  // the best of this continuation
+  EXPECT_EQ(read_pointer(run_.path(), kBestPointer), 2);
 }
 
 }  // namespace

@@ -143,6 +143,22 @@ TEST(RunFolder, MetricsThatCannotBeReadAreNotTakenForNone) {
   EXPECT_THROW(RunFolder(scratch.file("a"), int64_t{3}), FormatError);
 }
 
+// (a loss that is not finite is of a step without an update)
+TEST(RunFolder, MetricsUpToTheStepThatIsResumedStay) {
+  const ScratchFolder scratch;
+  {
+    RunFolder folder(scratch.file("a"), false);
+    for (const int64_t step : {1, 2, 3, 4}) {
+      folder.append_metrics({.step = step, .loss = step == 2 ? NAN : 2.5});
+    }
+  }
+  const RunFolder folder(scratch.file("a"), int64_t{3});
+  EXPECT_EQ(lines_of(folder.file("metrics.jsonl")).size(), 3u);
+  const auto rows = lines_of(folder.file("metrics.csv"));
+  ASSERT_EQ(rows.size(), 4u);
+  EXPECT_TRUE(rows[3].starts_with("3,")) << rows[3];
+}
+
 TEST(RunFolder, KnowsWhatOverwriteRemoves) {
   const ScratchFolder scratch;
   const std::string run = scratch.file("run");

@@ -43,7 +43,10 @@ class Lease : public ::testing::Test {
     fs::last_write_time(file(), fs::file_time_type::clock::now() - age);
   }
   static std::string lease_of(const std::string& host, int64_t pid) {
-    return Json{{"host", host}, {"pid", pid}, {"birth", "1"}, {"job", "41-0"}}.dump();
+    const std::string space = fs::read_symlink("/proc/self/ns/pid").string();
+    return Json{
+        {"host", host}, {"pid", pid}, {"birth", "1"}, {"job", "41-0"}, {"pid_namespace", space}}
+        .dump();
   }
   std::string refusal() const {
     return error_of<ConfigError>([&] { const RunLease lease(folder(), "42-0"); });
