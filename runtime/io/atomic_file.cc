@@ -124,7 +124,9 @@ std::string path_inside(const std::string& folder, std::string_view name, std::s
   const auto refuse = [&](std::string_view reason) {
     return FormatError(fmt::format("{}: file name {} {}", source, quote(name), reason));
   };
+  constexpr size_t kLongestName = 1024;
   if (name.empty()) throw refuse("is empty");
+  if (name.size() > kLongestName) throw refuse("is longer than 1024 characters");
   if (name.find('\0') != std::string_view::npos) throw refuse("contains NUL");
   for (const char c : name) {  // messages about the file are to stay one line
     if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {

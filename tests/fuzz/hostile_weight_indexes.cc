@@ -63,6 +63,7 @@ std::vector<HostileInput> path_cases() {
       {"TheIndexItself", in_file("model.safetensors.index.json"), "safetensors.index.json"},
       {"FileThatIsAFolderOnTheWay", in_file("shard.safetensors/x"), "shard.safetensors/x"},
       {"ProcessMemory", in_file("/proc/self/mem"), "is absolute"},
+      {"NameOfTwoThousand", in_file(repeated("a/", 1000) + "w"), "is longer than 1024 characters"},
   };
 }
 
