@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <span>
 
@@ -115,7 +116,7 @@ void require_equal(const std::string& path, const std::vector<CheckpointTensor>&
     const auto* written = static_cast<const std::byte*>(tensor.value.raw());
     read_blocks(file, tensor.name, tensor.value.dtype(), tensor.value.shape(),
                 [&](int64_t at, std::span<const std::byte> block) {
-                  if (std::equal(block.begin(), block.end(), written + at)) return;
+                  if (std::memcmp(block.data(), written + at, block.size()) == 0) return;
                   throw FormatError(
                       fmt::format("{}: tensor {} reads back changed", path, quote(tensor.name)));
                 });

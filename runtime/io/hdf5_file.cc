@@ -60,11 +60,15 @@ void check_destination(const Tensor& out, DType stored, int64_t elements, const 
                          name_of(out.dtype()), to_string(out.shape())));
 }
 
-// Reads the selected elements of the dataset into all of `out`.
-void read_selection(hid_t dataset, hid_t selection, const Tensor& out, const Place& place) {
+// Reads the selected box of the dataset into all of `out`. The memory gets the shape of the box:
+// with another one HDF5 goes through the elements one by one.
+void read_selection(hid_t dataset, hid_t selection, const std::vector<hsize_t>& box,
+                    const Tensor& out, const Place& place) {
   if (out.raw() == nullptr || out.numel() == 0) return;
-  const auto count = static_cast<hsize_t>(out.numel());
-  const Handle memory(H5Screate_simple(1, &count, nullptr), H5Sclose);
+  const Handle memory(box.empty()
+                          ? H5Screate(H5S_SCALAR)
+                          : H5Screate_simple(static_cast<int>(box.size()), box.data(), nullptr),
+                      H5Sclose);
   const hid_t type = hdf5::type_info(out.dtype(), place).type;
   require_read(H5Dread(dataset, type, memory, selection, H5P_DEFAULT, out.raw()) >= 0, place);
 }
@@ -140,7 +144,7 @@ void Hdf5File::read(const std::string& name, const Tensor& out) const {
     hdf5::check_chunks(dataset, 0, static_cast<hsize_t>(shape.dim(0)), place);
   const Handle everything(H5Dget_space(dataset), H5Sclose);
   require_read(everything.valid(), place);
-  read_selection(dataset, everything, out, place);
+  read_selection(dataset, everything, {shape.dims().begin(), shape.dims().end()}, out, place);
 }
 
 void Hdf5File::read_rows(const std::string& name, int64_t begin, int64_t end,
@@ -167,7 +171,7 @@ void Hdf5File::read_rows(const std::string& name, int64_t begin, int64_t end,
   require_read(selection.valid() && H5Sselect_hyperslab(selection, H5S_SELECT_SET, start.data(),
                                                         nullptr, count.data(), nullptr) >= 0,
                place);
-  read_selection(dataset, selection, out, place);
+  read_selection(dataset, selection, count, out, place);
 }
 
 std::string Hdf5File::read_bytes(const std::string& name) const {
