@@ -37,7 +37,9 @@ step() {
 }
 
 build() {
-  cmake --preset cpu-release && cmake --build --preset cpu-release -j "$(nproc)" --target rankwise
+  local jobs
+  jobs=$(env -u OMP_NUM_THREADS nproc) # (which would count the threads of a rank)
+  cmake --preset cpu-release && cmake --build --preset cpu-release -j "$jobs" --target rankwise
 }
 
 on_ranks() {

@@ -22,6 +22,7 @@ logs=build/gpu-logs
 # shellcheck source=tests/support/test_report.sh
 source tests/support/test_report.sh
 export GTEST_COLOR=no
+cores=$(env -u OMP_NUM_THREADS nproc)
 
 usage() {
   echo "tests/gpu.sh: $1 (--build DIR, --all, --no-tests, --sanitizer, --no-bench, -- ...)" >&2
@@ -88,7 +89,7 @@ build_here() {
   elif $tests || $sanitizer; then
     mapfile -t -O 3 targets < <(gpu_programs)
   fi
-  quietly "$logs/build.log" cmake --build "$build" -j "$(nproc)" --target "${targets[@]}"
+  quietly "$logs/build.log" cmake --build "$build" -j "$cores" --target "${targets[@]}"
 }
 
 # The test lists of a build made under another path name that path.
@@ -139,7 +140,7 @@ sanitize() {
     [[ $program == *gpu_ceiling_test ]] || programs+=("$program")
   done
   printf '%s\n' "${programs[@]}" | sed 's/.*/memcheck &\nracecheck &/' |
-    xargs -P "$((($(nproc) + 1) / 2))" -L 1 bash -c 'sanitize_one "$@"' _
+    xargs -P "$(((cores + 1) / 2))" -L 1 bash -c 'sanitize_one "$@"' _
   failed=$((failed + $(wc -l <"$logs/sanitizer-failed.txt")))
   passed=$((passed + $(wc -l <"$logs/sanitizer-passed.txt")))
 }

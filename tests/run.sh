@@ -34,7 +34,7 @@ for argument in "$@"; do
   esac
 done
 
-jobs=$(nproc)
+jobs=$(env -u OMP_NUM_THREADS nproc)
 
 build() {  # build PRESET [TARGET...]
   local preset=$1
