@@ -22,6 +22,7 @@
 #include "launch/version.h"
 #include "parallel/collective.h"
 #include "parallel/mpi_runtime.h"
+#include "runtime/data/utf8.h"
 #include "runtime/errors.h"
 #include "runtime/failpoint.h"
 
@@ -195,7 +196,18 @@ void refuse_unknown_verb(const CommandLine& line, std::string_view word) {
                                                 : fmt::format("did you mean '{}'?", nearest)));
 }
 
+// What is said on the command line may end up in JSON, which holds no other text.
+void refuse_invalid_utf8(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    const size_t invalid = find_invalid_utf8(argv[i]);
+    if (invalid == std::string_view::npos) continue;
+    throw ConfigError(fmt::format("command line: argument {}, {}: byte {}: invalid UTF-8", i,
+                                  quote(replace_invalid_utf8(argv[i])), invalid + 1));
+  }
+}
+
 int parse_and_run(int argc, char** argv, const Preparation& prepare) {
+  refuse_invalid_utf8(argc, argv);
   CommandLine line;
   if (argc > 1) refuse_unknown_verb(line, argv[1]);
   try {

@@ -116,7 +116,7 @@ RunLease::RunLease(const std::string& folder, const std::string& job)
                {"birth", birth_of(pid)},
                {"job", job},
                {"pid_namespace", pid_namespace()}}
-              .dump();
+              .dump(-1, ' ', false, Json::error_handler_t::replace);  // names may be any bytes
   write_file_atomically(own_, text_);
   try {
     while (!take()) clear_stale();

@@ -48,6 +48,10 @@ class TreeBuilder : public YAML::EventHandler {
     refuse_anchor(mark, anchor);
     // yaml-cpp reports plain scalars as "?" and quoted ones as "!".
     if (!tag.empty() && tag != "?" && tag != "!") fail(mark, "tags are not allowed");
+    // Of \N and \_ yaml-cpp makes single bytes, as in Latin-1; all else is as valid as the file.
+    if (!is_valid_utf8(value)) {
+      fail(mark, R"(the escapes \N and \_ are not allowed, write \u0085 or \u00a0)");
+    }
     ConfigNode node = make_node(mark, ConfigNode::Kind::kScalar);
     node.text = value;
     node.quoted = tag == "!";
@@ -182,14 +186,18 @@ class TreeBuilder : public YAML::EventHandler {
 
 // yaml-cpp accepts bytes that no editor shows; in a configuration they are a mistake or an attack.
 void refuse_strange_bytes(std::string_view yaml, std::string_view source) {
-  if (!is_valid_utf8(yaml)) throw ConfigError(fmt::format("{}: invalid UTF-8", source));
+  const size_t invalid = find_invalid_utf8(yaml);
   int line = 1;
-  for (const char c : yaml) {
-    if (c == '\n') ++line;
-    const auto byte = static_cast<unsigned char>(c);
-    if ((byte < 0x20 && c != '\n' && c != '\r' && c != '\t') || byte == 0x7f) {
-      throw ConfigError(fmt::format("{}:{}: control character 0x{:02x}", source, line, byte));
+  size_t line_begin = 0;
+  for (size_t i = 0; i < yaml.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(yaml[i]);
+    const bool control =
+        (byte < 0x20 && byte != '\n' && byte != '\r' && byte != '\t') || byte == 0x7f;
+    if (control || i == invalid) {
+      throw ConfigError(fmt::format("{}:{}: byte {}: {} 0x{:02x}", source, line, i - line_begin + 1,
+                                    control ? "control character" : "invalid UTF-8", byte));
     }
+    if (byte == '\n') ++line, line_begin = i + 1;
   }
 }
 
@@ -231,9 +239,9 @@ std::string ConfigNode::description() const {
 
 ConfigNode parse_config_tree(std::string_view yaml, std::string_view source) {
   refuse_size(static_cast<int64_t>(yaml.size()), source);
+  refuse_strange_bytes(yaml, source);
   constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
   if (yaml.starts_with(kByteOrderMark)) yaml.remove_prefix(kByteOrderMark.size());
-  refuse_strange_bytes(yaml, source);
   std::istringstream stream{std::string(yaml)};
   TreeBuilder builder(yaml, source);
   try {

@@ -10,6 +10,7 @@
 #include "launch/inference_model.h"
 #include "launch/verbs/choice_options.h"
 #include "runtime/data/record_reader.h"
+#include "runtime/data/utf8.h"
 
 namespace rankwise {
 namespace {
@@ -115,7 +116,10 @@ std::vector<std::string> read_prompts(const std::string& path) {
   std::vector<std::string> prompts;
   if (std::filesystem::path(path).extension() != ".jsonl") {
     std::ifstream file(path);
+    int64_t row = 0;
     for (std::string line; std::getline(file, line);) {
+      ++row;
+      if (!is_valid_utf8(line)) throw DataError(fmt::format("{}:{}: invalid UTF-8", path, row));
       if (line.ends_with('\r')) line.pop_back();
       if (!line.empty()) prompts.push_back(line);
     }

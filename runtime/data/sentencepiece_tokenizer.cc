@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "runtime/data/utf8.h"
 #include "runtime/errors.h"
 
 namespace rankwise {
@@ -47,7 +48,7 @@ class SentencepieceTokenizer final : public Tokenizer {
     std::string text;
     const auto status = processor_.Decode(text_ids, &text);
     RW_ASSERT(status.ok(), "{}", status.ToString());
-    return text;
+    return replace_invalid_utf8(text);  // a model's pieces may be any bytes
   }
 
   int64_t vocab_size() const override { return vocab_size_; }

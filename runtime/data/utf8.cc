@@ -25,13 +25,17 @@ size_t utf8_sequence_length(std::string_view text, size_t at) {
   return overlong || beyond_unicode || !continues(2) || !continues(3) ? 0 : 4;
 }
 
-bool is_valid_utf8(std::string_view text) {
+size_t find_invalid_utf8(std::string_view text) {
   for (size_t at = 0; at < text.size();) {
     const size_t length = utf8_sequence_length(text, at);
-    if (length == 0) return false;
+    if (length == 0) return at;
     at += length;
   }
-  return true;
+  return std::string_view::npos;
+}
+
+bool is_valid_utf8(std::string_view text) {
+  return find_invalid_utf8(text) == std::string_view::npos;
 }
 
 std::string replace_invalid_utf8(std::string_view text) {

@@ -133,7 +133,12 @@ std::vector<HostileInput> syntax_cases() {
       {"Tabs", "model:\n\tpath: m\n", "run.yaml:"},
       {"NulByte", std::string("a: \0b\n", 6), "control character 0x00"},
       {"Bell", "a: \x07\n", "control character 0x07"},
-      {"InvalidUtf8", "a: \xff\n", "invalid UTF-8"},
+      {"InvalidUtf8", "a: \xff\n", "run.yaml:1: byte 4: invalid UTF-8"},
+      {"InvalidUtf8InALongComment", with("#" + std::string(100'000, 'x') + "\xff\n"),
+       "byte 100002"},
+      {"EscapeOfOneByteInAPath", with("checkpoint: {dir: \"runs\\_\"}\n"), "write \\u0085"},
+      {"EscapeOfOneByteInAKey", with("\"optim\\N\": {}\n"), "write \\u0085"},
+      {"EscapeOfOneByteInAGlob", with("adapt: [{match: [\"a\", \"\\_\"]}]\n"), "write \\u0085"},
       {"Utf16WithAMark",
        std::string("\xff\xfe"
                    "a\0:\0",

@@ -84,9 +84,32 @@ TEST(ConfigTree, QuotesMayHoldQuotesAndHashes) {
 TEST(ConfigTree, RefusesEmptyDocumentsAndControlCharacters) {
   EXPECT_EQ(refusal(""), "run.yaml: the configuration is empty");
   EXPECT_EQ(refusal("# nothing\n"), "run.yaml: the configuration is empty");
-  EXPECT_EQ(refusal(std::string("a: 1\nb\0: 2\n", 11)), "run.yaml:2: control character 0x00");
-  EXPECT_EQ(refusal("a: \x1b[31m\n"), "run.yaml:1: control character 0x1b");
-  EXPECT_EQ(refusal("a: \xff\n"), "run.yaml: invalid UTF-8");
+  EXPECT_EQ(refusal(std::string("a: 1\nb\0: 2\n", 11)),
+            "run.yaml:2: byte 2: control character 0x00");
+  EXPECT_EQ(refusal("a: \x1b[31m\n"), "run.yaml:1: byte 4: control character 0x1b");
+}
+
+TEST(ConfigTree, InvalidUtf8IsRefusedWithItsLineAndByte) {
+  EXPECT_EQ(refusal("a: \xff\n"), "run.yaml:1: byte 4: invalid UTF-8 0xff");
+  EXPECT_EQ(refusal("\xef\xbb\xbf# x\nb: \xc3\xa9\xc3\n"),
+            "run.yaml:2: byte 6: invalid UTF-8 0xc3");
+  EXPECT_EQ(refusal("# \xa0" + std::string(100'000, 'x')),
+            "run.yaml:1: byte 3: invalid UTF-8 0xa0");
+  EXPECT_EQ(refusal("a: 1\nb: \xe2\x82"), "run.yaml:2: byte 4: invalid UTF-8 0xe2");
+  EXPECT_EQ(override_refusal("a: 1\n", {"a=x\xff"}),
+            "command line: a:1: byte 2: invalid UTF-8 0xff");
+}
+
+TEST(ConfigTree, EscapesGiveCharactersOrAreRefused) {
+  const std::string refused = R"(the escapes \N and \_ are not allowed, write \u0085 or \u00a0)";
+  EXPECT_EQ(refusal(R"(a: [x, "y\_"])"), "run.yaml:1:8: " + refused);
+  EXPECT_EQ(refusal(R"("\N": 1)"), "run.yaml:1:1: " + refused);
+  EXPECT_EQ(override_refusal("a: 1\n", {R"(a="\N")"}), "command line: a:1:1: " + refused);
+  const ConfigNode root = parse_config_tree(R"(a: "\u0085\u00a0\x85\xff\L\U0001f600")", "run.yaml");
+  EXPECT_EQ(root.find("a")->text, "\u0085\u00a0\u0085\u00ff\u2028\U0001f600");
+  for (const char* escape : {R"("\ud800")", R"("\udfff")", R"("\U00110000")"}) {
+    EXPECT_TRUE(refusal(escape).starts_with("run.yaml:1:")) << escape;
+  }
 }
 
 TEST(ConfigTree, AliasBombIsRefusedAtItsFirstAnchor) {

@@ -134,6 +134,8 @@ TEST(GenerateVerb, BadPromptFilesNameTheRow) {
   const testing::ScratchFolder scratch;
   EXPECT_THROW(read_prompts(scratch.file("none.txt")), ConfigError);
   EXPECT_THROW(read_prompts(scratch.write("empty.txt", "\n\n")), DataError);
+  const std::string bytes = scratch.write("bytes.txt", "one\n\ntw\xff\n");
+  RW_EXPECT_HAS(error_of<DataError>([&] { read_prompts(bytes); }), "bytes.txt:3: invalid UTF-8");
   const std::string rows = scratch.write("p.jsonl", "{\"prompt\": \"a\"}\n{\"text\": \"b\"}\n");
   EXPECT_NE(error_of<DataError>([&] { read_prompts(rows); }).find("p.jsonl:2"), std::string::npos);
 }

@@ -66,6 +66,10 @@ TEST(Program, WrongCommandLinesEndWithCodeTwoAndOneLine) {
       {{"doctor", "--bogus"},
        "The following argument was not expected: --bogus (see `rankwise doctor --help`)"},
       {{"inspect", "/nonexistent"}, "'/nonexistent' does not exist"},
+      {{"inspect", "/\xe9t\xc3\xa9"},
+       "command line: argument 2, '/\xef\xbf\xbdt\xc3\xa9': byte 2: invalid UTF-8"},
+      {{"train", "run.yaml", "model.path=m\xff"},
+       "command line: argument 3, 'model.path=m\xef\xbf\xbd': byte 13: invalid UTF-8"},
   };
   for (const auto& [arguments, message] : vectors) {
     const ProgramResult result = run_rankwise(arguments);

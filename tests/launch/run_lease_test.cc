@@ -67,6 +67,12 @@ TEST_F(Lease, NamesItsHolderAndIsGivenBack) {
   EXPECT_TRUE(names_in(folder()).empty());
 }
 
+TEST_F(Lease, NamesOfAnyBytesAreWrittenAsText) {
+  const RunLease lease(folder(), "42\xff-0");
+  EXPECT_EQ(holder()["job"], "42\xef\xbf\xbd-0");
+  EXPECT_NO_THROW(lease.require_held());
+}
+
 TEST_F(Lease, IsRefusedWhileItsProcessLives) {
   const RunLease lease(folder(), "41-0");
   RW_EXPECT_HAS(refusal(),

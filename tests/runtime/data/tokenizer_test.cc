@@ -105,6 +105,17 @@ TEST(SentencepieceTokenizer, DecodeReplacesBytesThatFormNoCharacter) {
   EXPECT_EQ(tokenizer->decode(cut), "\xEF\xBF\xBD\xEF\xBF\xBD");
 }
 
+TEST(SentencepieceTokenizer, DecodeReplacesBytesOfPiecesThatAreNoText) {
+  RW_REQUIRE_SHARED();
+  TokenizerFiles files = stories_files("");
+  std::string& model = files[0].second;
+  model.at(model.find("Once") + 2) = '\xff';
+  const auto tokenizer = load_tokenizer_from_files(files, "memory");
+  EXPECT_EQ(tokenizer->decode(std::vector<int32_t>{403}),
+            "On\xEF\xBF\xBD"
+            "e");
+}
+
 TEST(SentencepieceTokenizer, FilesTravelByteForByte) {
   RW_REQUIRE_SHARED();
   const std::string folder = shared_folder() + "/models/stories260k";

@@ -28,6 +28,11 @@ TEST(Utf8, EachInvalidByteIsReplacedOnceAndTheRestIsKept) {
   EXPECT_EQ(replace_invalid_utf8("a\xE1\x80z\xFF"), "a\xEF\xBF\xBD\xEF\xBF\xBDz\xEF\xBF\xBD");
 }
 
+TEST(Utf8, TheFirstInvalidByteIsFound) {
+  EXPECT_EQ(find_invalid_utf8("a\xC3\xA9\xE1\x80z\xFF"), 3U);
+  EXPECT_EQ(find_invalid_utf8("a\xC3\xA9"), std::string_view::npos);
+}
+
 TEST(Utf8, NothingIsReadBehindTheEnd) {
   const std::string_view cut = std::string_view("\xE2\x82\xAC").substr(0, 2);
   EXPECT_EQ(utf8_sequence_length(cut, 0), 0U);
