@@ -52,6 +52,7 @@ class TreeBuilder : public YAML::EventHandler {
     if (!is_valid_utf8(value)) {
       fail(mark, R"(the escapes \N and \_ are not allowed, write \u0085 or \u00a0)");
     }
+    if (value.find('\0') != value.npos) fail(mark, "NUL is no character of a name or a path");
     ConfigNode node = make_node(mark, ConfigNode::Kind::kScalar);
     node.text = value;
     node.quoted = tag == "!";
