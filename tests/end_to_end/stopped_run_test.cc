@@ -133,7 +133,7 @@ TEST_F(StoppedRun, AFinishedRunIsLeftAlone) {
 }
 
 TEST_F(StoppedRun, IsSavedOnTermWhenThisStartHasCommittedNothing) {
-  ASSERT_EQ(start({"checkpoint.every=0"}, "auto", 6, [] { std::raise(SIGTERM); }),
+  ASSERT_EQ(start({"checkpoint.every=0"}, "auto", 6, [] { raise_here(SIGTERM); }),
             ExitCode::kRequeue);
   EXPECT_EQ(committed_steps(folder()).front(), 6);
 }
