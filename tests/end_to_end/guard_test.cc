@@ -125,6 +125,30 @@ INSTANTIATE_TEST_SUITE_P(Methods, NotFinite,
                          ::testing::Values("lora", "dora", "adalora", "galore", "full"),
                          [](const auto& method) { return method.param; });
 
+// Choices are due from step 5 on, the last one in step 10; none has an update to come with.
+TEST(SkippedSteps, AtTheEndLeaveNoChoiceOfRanksOwed) {
+  const SmallRun files;
+  write_guarded_files(files, {5, 6, 7, 8, 9, 10, 11, 12});
+  Overrides method = guarded_methods().at("adalora");
+  method.push_back("guard.nan=skip");
+  const TrainConfig whole = guarded_config(files, "whole", method);
+  ASSERT_EQ(train_in_folder(whole, "none", {2, 1}), ExitCode::kDone);
+  const std::string folder = whole.checkpoint.dir;
+  const double target = read_metric(folder + "/metrics.jsonl", "adalora_budget").front() / 2;
+  EXPECT_EQ(read_metric(folder + "/metrics.jsonl", "adalora_budget").back(), target);
+  EXPECT_EQ(read_metric(folder + "/metrics.jsonl", "adalora_active").back(), target);
+  ptrdiff_t exported = 0;
+  const Json adapter = read_json_file(folder + "/adapter/adapter_config.json");
+  for (const Json& kept : adapter.at("rank_pattern")) {
+    exported += std::ranges::count(kept, Json(true));
+  }
+  EXPECT_EQ(static_cast<double>(exported), target);
+  const TrainConfig stopped = guarded_config(files, "stopped", method);
+  ASSERT_EQ(train_in_folder(stopped, "auto", {2, 1}, 11), ExitCode::kRequeue);
+  ASSERT_EQ(train_in_folder(stopped, "auto", {2, 1}), ExitCode::kDone);
+  EXPECT_TRUE(outcome_of(stopped.checkpoint.dir) == outcome_of(folder));
+}
+
 TEST(SkippedSteps, EndTheRunWhenTooManyFollowOneAnother) {
   const SmallRun files;
   write_guarded_files(files, {2, 4, 5, 6});
