@@ -37,7 +37,7 @@ void expect_unchanged(const std::string& method, const RunLayout& layout, Bad ki
   run_ranks_as_threads(layout.data * layout.tensor, [&](Communicator& world) {
     RankRun run(config, world);
     for (int64_t step = 1; step < bad; ++step) EXPECT_FALSE(run.step().skipped);
-    const auto before = run.state();
+    const auto before = state_of(run);
     if (config.guard.nan == GuardAction::kStop) {
       try {
         run.step();
@@ -49,19 +49,19 @@ void expect_unchanged(const std::string& method, const RunLayout& layout, Bad ki
         EXPECT_TRUE(text.ends_with(fmt::format("weights are those of step {}", bad - 1))) << text;
         expect_finding(text, layout, kind);
       }
-      EXPECT_TRUE(run.state() == before);
+      EXPECT_TRUE(state_of(run) == before);
       return;
     }
     const StepMeasurement skipped = run.step();
     EXPECT_TRUE(skipped.skipped);
     expect_finding(skipped.finding, layout, kind);
-    EXPECT_TRUE(run.state() == before);
+    EXPECT_TRUE(state_of(run) == before);
     EXPECT_EQ(run.trainer().guard().skipped_in_row(), 1);
     const StepMeasurement next = run.step();
     EXPECT_FALSE(next.skipped) << next.finding;
     EXPECT_EQ(next.finding, "");
     EXPECT_TRUE(std::isfinite(next.loss) && std::isfinite(next.gradient_norm));
-    EXPECT_FALSE(run.state() == before);
+    EXPECT_FALSE(state_of(run) == before);
     EXPECT_EQ(run.trainer().guard().skipped(), 1);
     EXPECT_EQ(run.trainer().guard().skipped_in_row(), 0);
   });
