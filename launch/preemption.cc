@@ -4,14 +4,14 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <array>
 #include <atomic>
 #include <charconv>
 #include <csignal>
-#include <cstddef>
 #include <cstdlib>
 #include <ctime>
+#include <mutex>
 #include <string_view>
+#include <thread>
 
 namespace rankwise {
 namespace {
@@ -19,11 +19,6 @@ namespace {
 constexpr int64_t kNoticeSeconds = 120;
 // Launchers send TERM to a process and to its group: both are one request.
 constexpr int64_t kOneTermNanoseconds = 500'000'000;
-
-// Generated matrix kernels keep values below the stack pointer, which a handler on their stack
-// would overwrite: it gets one of its own. The system hands signals to the main thread as long as
-// it blocks none, not even in the handler.
-constexpr size_t kHandlerStackBytes = 64 << 10;  // registers of any width lie there too
 
 std::atomic<int> g_request{0};
 std::atomic<int64_t> g_terminated{0};                  // when the first TERM came
@@ -63,16 +58,27 @@ std::string_view variable(const char* name) {
 
 }  // namespace
 
+// Generated matrix kernels keep values below the stack pointer, which a handler on their stack
+// would overwrite. So it runs on a thread that computes nothing, or on one that a library started
+// while it was loaded (OpenBLAS does), whose code is compiled; all others inherit that they block.
 void listen_for_requests() {
-  static std::array<std::byte, kHandlerStackBytes> stack;
-  const stack_t own = {.ss_sp = stack.data(), .ss_flags = 0, .ss_size = stack.size()};
-  sigaltstack(&own, nullptr);
-  for (const int signal : {SIGUSR1, SIGUSR2, SIGTERM}) {
-    struct sigaction action = {};
-    action.sa_handler = on_request;
-    action.sa_flags = SA_RESTART | SA_ONSTACK | SA_NODEFER;
-    sigaction(signal, &action, nullptr);
-  }
+  static std::once_flag listening;
+  std::call_once(listening, [] {
+    sigset_t requests;
+    sigemptyset(&requests);
+    for (const int signal : {SIGUSR1, SIGUSR2, SIGTERM}) sigaddset(&requests, signal);
+    pthread_sigmask(SIG_BLOCK, &requests, nullptr);
+    for (const int signal : {SIGUSR1, SIGUSR2, SIGTERM}) {
+      struct sigaction action = {};
+      action.sa_handler = on_request;
+      action.sa_flags = SA_RESTART;
+      sigaction(signal, &action, nullptr);
+    }
+    std::thread([requests] {
+      pthread_sigmask(SIG_UNBLOCK, &requests, nullptr);
+      for (;;) pause();
+    }).detach();
+  });
 }
 
 RunRequest pending_request() {

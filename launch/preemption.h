@@ -18,7 +18,8 @@ enum class RunRequest {
 
 // From now on USR1, USR2 and the first TERM only leave a request. A second TERM, half a second
 // later or more, and INT end the process at once: what is committed stays, as a rename happens
-// whole or not at all.
+// whole or not at all. To be called before any other thread is started: threads and processes that
+// are started later block the three, so that they reach a thread that waits for them.
 void listen_for_requests();
 // The strongest since the last forget_requests(). kSave is told once.
 RunRequest pending_request();

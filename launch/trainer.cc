@@ -141,6 +141,9 @@ StepMeasurement Trainer::train_step(int64_t step, std::span<const MicroBatch> ba
       update(step, batches, result);
   result.learning_rate = schedule_.at(step);
   result.skipped = !accepted;
+  if (result.skipped && adalora_ && adalora_->after_skip(step, *stream_)) {
+    model_.parameters_changed();
+  }
   guard_.record(result.loss, result.gradient_norm, !result.refresh_seconds, result.skipped);
   stream_->synchronize();
   wire_bytes_ = mesh_->wire_bytes() - wire_bytes_before;

@@ -38,7 +38,7 @@ struct StepMeasurement {
   std::optional<double> refresh_seconds;
   std::vector<std::string> without_basis;  // weights whose gradient gave none: the old one is kept
   std::string finding;                     // of the guard, if any
-  bool skipped = false;                    // no weight and no state was changed
+  bool skipped = false;                    // the update was left out
 };
 
 class Trainer {

@@ -49,6 +49,13 @@ class AdaLora {
     optimizer_->measure_importance(allocator_.schedule().measures(step));
   }
   void after_update(int64_t step, Stream& stream) { allocator_.step(step, stream); }
+  // For a step without an update: a choice that is owed is made with the next one, but in the last
+  // step at once. Whether it was the last.
+  bool after_skip(int64_t step, Stream& stream) {
+    const bool last = allocator_.schedule().ends(step);
+    if (last) allocator_.step(step, stream);
+    return last;
+  }
 
   // Of the last choice, the triplets of each module that stay.
   std::map<std::string, std::vector<bool>> kept(Stream& stream) const;

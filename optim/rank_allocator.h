@@ -29,10 +29,11 @@ class RankAllocator {
   RankAllocator(std::vector<RankedMatrix> matrices, const RankSchedule& schedule,
                 const DeviceMesh& mesh, Arena& arena, Stream& stream);
 
-  // To be called by all ranks after the optimizer's update of each step, from 0 on. Where the
-  // schedule says so, of this step or of those left out before it, rank 0 chooses by its scores,
-  // all ranks take over its choice, and hashes of scores and choice are exchanged, to be compared
-  // later. Does not wait for the stream, except for a comparison that is still to be done.
+  // To be called by all ranks after the optimizer's update of each step, from 0 on, and after the
+  // last step also when it had none. Where the schedule says so, of this step or of those left out
+  // before it, rank 0 chooses by its scores, all ranks take over its choice, and hashes of scores
+  // and choice are exchanged, to be compared later. Does not wait for the stream, except for a
+  // comparison that is still to be done.
   void step(int64_t step, Stream& stream);
   // Compares the hashes of the last choice, if that was not done; waits for the stream, so it
   // belongs where the host waits anyway, and before state is saved. CommunicationError on every
@@ -71,7 +72,7 @@ class RankAllocator {
   Tensor kept_;             // (n) U8
   Tensor hashes_;           // (2) I64 of scores and choice
   Tensor all_hashes_;       // (ranks, 2)
-  int64_t steps_ = 0;       // the last with an update, from 1
+  int64_t steps_ = 0;       // the last given to step(), from 1
   bool masked_ = false;     // dropped triplets are zero since then
   bool unchecked_ = false;  // a choice whose hashes were not compared
 };

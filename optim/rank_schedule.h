@@ -34,6 +34,7 @@ class RankSchedule {
   bool measures(int64_t step) const { return step < decided_; }
   // Whether triplets are chosen anew.
   bool decides(int64_t step) const;
+  bool ends(int64_t step) const { return step + 1 == total_steps_; }
   // What a checkpoint keeps of it: total_steps, warmup, final, interval, init_rank, target_rank,
   // matrices. ConfigError when `saved` is another schedule's: the budget would jump.
   std::vector<int64_t> settings() const;

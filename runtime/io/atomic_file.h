@@ -47,9 +47,9 @@ void rename_path(const std::string& from, const std::string& to);
 // fsync of a folder, after renames inside it.
 void sync_folder(const std::string& folder);
 // Joins folder and a file name found inside the file `source`; FormatError when the result leaves
-// the folder (absolute, "..", control characters, backslash, a link out of it). The one link out
-// that is accepted is that of the Hugging Face cache, from snapshots/<revision>/ to the blobs/
-// beside snapshots/.
+// the folder (absolute, "..", a link out of it), and for empty names, control characters,
+// backslashes and more than 1024 bytes. The one link out that is accepted is that of the Hugging
+// Face cache, from snapshots/<revision>/ to the blobs/ beside snapshots/.
 std::string path_inside(const std::string& folder, std::string_view name, std::string_view source);
 
 }  // namespace rankwise

@@ -5,8 +5,8 @@
 
 #include <cmath>
 
+#include "tests/end_to_end/golden_run.h"
 #include "tests/end_to_end/small_run.h"
-#include "tests/end_to_end/stories_training.h"
 #include "tests/support/test_world.h"
 
 namespace rankwise::testing {

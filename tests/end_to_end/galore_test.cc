@@ -6,7 +6,8 @@
 #include <cstring>
 
 #include "model/hf_folder.h"
-#include "tests/end_to_end/stories_training.h"
+#include "tests/end_to_end/golden_run.h"
+#include "tests/end_to_end/rank_run.h"
 #include "tests/kernels/gradients_of_known_spectrum.h"
 #include "tests/support/thread_ranks.h"
 
@@ -21,7 +22,7 @@ class DenseGradients {
  public:
   explicit DenseGradients(const StoriesFiles& files) : training_(unchanged(files), *alone_) {}
 
-  void follow(StoriesTraining& other) {
+  void follow(RankRun& other) {
     const auto from = other.parameters(), to = training_.parameters();
     ASSERT_EQ(from.size(), to.size());
     for (size_t i = 0; i < from.size(); ++i) {
@@ -40,7 +41,7 @@ class DenseGradients {
     return config;
   }
   std::unique_ptr<Communicator> alone_ = make_single_communicator();
-  StoriesTraining training_;
+  RankRun training_;
 };
 
 TEST(GaLore, BackwardOfTheModelProjectsWhatTheDenseGradientIs) {
@@ -55,7 +56,7 @@ TEST(GaLore, BackwardOfTheModelProjectsWhatTheDenseGradientIs) {
                     type),
         {"train.micro_batch=2"});
     config.optim.lr = 0.0;
-    StoriesTraining galore(config, *alone);
+    RankRun galore(config, *alone);
     DenseGradients dense(files);
     ASSERT_EQ(galore.parameters().size(), kMatrices);
     const auto expect_projected = [&] {
@@ -87,7 +88,7 @@ TEST(GaLore, RefreshesHoldTheEnergyThatTheExactBasisDoesOnRealGradients) {
   for (const auto& [rank, rounds] : {std::pair(4, 2), std::pair(16, 4), std::pair(32, 2)}) {
     const std::string method =
         fmt::format("{{method: galore, galore: {{rank: {}, refresh: {}}}}}", rank, kRefresh);
-    StoriesTraining galore(files.config(method), *alone);
+    RankRun galore(files.config(method), *alone);
     DenseGradients dense(files);
     double least = 1.0;
     std::vector<int> refreshes(kMatrices, 0);
@@ -122,7 +123,7 @@ TEST(GaLore, RefreshesHoldTheEnergyThatTheExactBasisDoesOnRealGradients) {
   }
 }
 
-void expect_same_weights(StoriesTraining& a, StoriesTraining& b, double relative) {
+void expect_same_weights(RankRun& a, RankRun& b, double relative) {
   const auto as = a.parameters(), bs = b.parameters();
   ASSERT_EQ(as.size(), bs.size());
   for (size_t i = 0; i < as.size(); ++i) {
@@ -136,12 +137,12 @@ TEST(GaLore, SgdOfFullRankTrainsAsPlainSgd) {
   const StoriesFiles files;
   const auto alone = make_single_communicator();
   const std::vector<std::string> sgd = {"optim.name=sgd", "optim.lr=0.1"};
-  StoriesTraining plain(files.config("{method: full}", sgd), *alone);
+  RankRun plain(files.config("{method: full}", sgd), *alone);
   const std::vector<double> expected = plain.losses(20);
   EXPECT_LT(expected.back(), 0.9 * expected.front());
   for (const char* exact : {"false", "true"}) {
     SCOPED_TRACE(exact);
-    StoriesTraining galore(
+    RankRun galore(
         files.config(
             fmt::format("{{method: galore, galore: {{rank: 64, refresh: 6, scale: 1, exact: {}}}}}",
                         exact),
@@ -158,9 +159,9 @@ TEST(GaLore, AdamWInIdentityBasesTrainsAsPlainAdamW) {
   RW_REQUIRE_SHARED();
   const StoriesFiles files;
   const auto alone = make_single_communicator();
-  StoriesTraining plain(files.config("{method: full}"), *alone);
-  StoriesTraining galore(
-      files.config("{method: galore, galore: {rank: 64, refresh: 1000, scale: 1}}"), *alone);
+  RankRun plain(files.config("{method: full}"), *alone);
+  RankRun galore(files.config("{method: galore, galore: {rank: 64, refresh: 1000, scale: 1}}"),
+                 *alone);
   plain.trainer().optimizer().set_steps_taken(450);
   galore.projected().set_steps_taken(450);  // no refresh in these steps
   for (const Parameter* p : galore.parameters()) {
@@ -184,8 +185,8 @@ TEST(GaLore, AccumulationDoesNotChangeTheRun) {
   const auto alone = make_single_communicator();
   const std::string method =
       "{method: galore, galore: {rank: 16, refresh: 6, rotate_moments: true}}";
-  StoriesTraining whole(files.config(method, {"train.micro_batch=8"}), *alone);
-  StoriesTraining parts(files.config(method, {"train.micro_batch=2"}), *alone);
+  RankRun whole(files.config(method, {"train.micro_batch=8"}), *alone);
+  RankRun parts(files.config(method, {"train.micro_batch=2"}), *alone);
   double worst = 0.0;
   for (int step = 0; step < 20; ++step) {
     const StepMeasurement expected = whole.step(), actual = parts.step();
@@ -201,7 +202,7 @@ TEST(GaLore, AccumulationDoesNotChangeTheRun) {
 int64_t bytes_on_the_wire(const StoriesFiles& files, const std::string& rules) {
   int64_t bytes = 0;
   run_ranks_as_threads(2, [&](Communicator& world) {
-    StoriesTraining training(files.config(rules), world);
+    RankRun training(files.config(rules), world);
     training.trainer().optimizer().set_steps_taken(450);
     training.step();
     if (world.rank() == 0) bytes = training.trainer().wire_bytes();

@@ -4,7 +4,9 @@
 
 #include <span>
 #include <string>
+#include <vector>
 
+#include "launch/config/train_config.h"
 #include "tests/support/golden.h"
 #include "tests/support/scratch_folder.h"
 
@@ -54,7 +56,21 @@ checkpoint: {{dir: {1}/run}}
                                               shared_folder(), folder.path()));
 }
 
-// Losses of its 60 steps in the reference.
+// The files of that run, with other rules of adapt.
+class StoriesFiles {
+ public:
+  // `rules` without the brackets.
+  TrainConfig config(const std::string& rules, std::vector<std::string> overrides = {}) const {
+    overrides.insert(overrides.begin(), fmt::format("adapt=[{}]", rules));
+    return load_train_config(path_, overrides);
+  }
+
+ private:
+  ScratchFolder folder_;
+  std::string path_ = golden_run(folder_);
+};
+
+// Losses of the golden run's 60 steps in the reference.
 inline std::vector<double> golden_losses() {
   return read_json_file(shared_folder() + "/golden/stories260k/expected.json")
       .at("lora")

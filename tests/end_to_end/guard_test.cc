@@ -37,7 +37,7 @@ void expect_unchanged(const std::string& method, const RunLayout& layout, Bad ki
   run_ranks_as_threads(layout.data * layout.tensor, [&](Communicator& world) {
     RankRun run(config, world);
     for (int64_t step = 1; step < bad; ++step) EXPECT_FALSE(run.step().skipped);
-    const auto before = run.state();
+    const auto before = state_of(run);
     if (config.guard.nan == GuardAction::kStop) {
       try {
         run.step();
@@ -49,19 +49,19 @@ void expect_unchanged(const std::string& method, const RunLayout& layout, Bad ki
         EXPECT_TRUE(text.ends_with(fmt::format("weights are those of step {}", bad - 1))) << text;
         expect_finding(text, layout, kind);
       }
-      EXPECT_TRUE(run.state() == before);
+      EXPECT_TRUE(state_of(run) == before);
       return;
     }
     const StepMeasurement skipped = run.step();
     EXPECT_TRUE(skipped.skipped);
     expect_finding(skipped.finding, layout, kind);
-    EXPECT_TRUE(run.state() == before);
+    EXPECT_TRUE(state_of(run) == before);
     EXPECT_EQ(run.trainer().guard().skipped_in_row(), 1);
     const StepMeasurement next = run.step();
     EXPECT_FALSE(next.skipped) << next.finding;
     EXPECT_EQ(next.finding, "");
     EXPECT_TRUE(std::isfinite(next.loss) && std::isfinite(next.gradient_norm));
-    EXPECT_FALSE(run.state() == before);
+    EXPECT_FALSE(state_of(run) == before);
     EXPECT_EQ(run.trainer().guard().skipped(), 1);
     EXPECT_EQ(run.trainer().guard().skipped_in_row(), 0);
   });
@@ -124,6 +124,30 @@ TEST_P(NotFinite, ResumeOverSkippedStepsHasTheSameBits) {
 INSTANTIATE_TEST_SUITE_P(Methods, NotFinite,
                          ::testing::Values("lora", "dora", "adalora", "galore", "full"),
                          [](const auto& method) { return method.param; });
+
+// Choices are due from step 5 on, the last one in step 10; none has an update to come with.
+TEST(SkippedSteps, AtTheEndLeaveNoChoiceOfRanksOwed) {
+  const SmallRun files;
+  write_guarded_files(files, {5, 6, 7, 8, 9, 10, 11, 12});
+  Overrides method = guarded_methods().at("adalora");
+  method.push_back("guard.nan=skip");
+  const TrainConfig whole = guarded_config(files, "whole", method);
+  ASSERT_EQ(train_in_folder(whole, "none", {2, 1}), ExitCode::kDone);
+  const std::string folder = whole.checkpoint.dir;
+  const double target = read_metric(folder + "/metrics.jsonl", "adalora_budget").front() / 2;
+  EXPECT_EQ(read_metric(folder + "/metrics.jsonl", "adalora_budget").back(), target);
+  EXPECT_EQ(read_metric(folder + "/metrics.jsonl", "adalora_active").back(), target);
+  ptrdiff_t exported = 0;
+  const Json adapter = read_json_file(folder + "/adapter/adapter_config.json");
+  for (const Json& kept : adapter.at("rank_pattern")) {
+    exported += std::ranges::count(kept, Json(true));
+  }
+  EXPECT_EQ(static_cast<double>(exported), target);
+  const TrainConfig stopped = guarded_config(files, "stopped", method);
+  ASSERT_EQ(train_in_folder(stopped, "auto", {2, 1}, 11), ExitCode::kRequeue);
+  ASSERT_EQ(train_in_folder(stopped, "auto", {2, 1}), ExitCode::kDone);
+  EXPECT_TRUE(outcome_of(stopped.checkpoint.dir) == outcome_of(folder));
+}
 
 TEST(SkippedSteps, EndTheRunWhenTooManyFollowOneAnother) {
   const SmallRun files;

@@ -8,8 +8,8 @@
 #include <cmath>
 
 #include "launch/run_state.h"
-#include "launch/training_data.h"
 #include "model/hf_folder.h"
+#include "tests/end_to_end/rank_run.h"
 #include "tests/end_to_end/resumed_run.h"
 #include "tests/support/error_of.h"
 
@@ -89,46 +89,16 @@ inline void write_guarded_files(const SmallRun& files, const std::vector<int64_t
   files.folder().write("good.jsonl", rows_with_bad_steps({}, kind, 2));
 }
 
-// Trainer of one rank over the rows of a run.
-class RankRun {
- public:
-  RankRun(const TrainConfig& config, Communicator& world)
-      : mesh_(world, static_cast<int>(config.parallel.tensor)),
-        files_(open_base(config)),
-        adaptation_(config, files_.config),
-        data_(load_training_data(config, files_, DataParts::kTrainAndEval)),
-        loader_(make_loader(config, data_.train, mesh_)),
-        trainer_(config, files_, adaptation_, mesh_, arena_, stream_, kSteps) {}
-
-  StepMeasurement step() {
-    const int64_t step = steps_++;
-    return trainer_.train_step(step, loader_.next_step());
+// Bytes of weights, moments, importance, bases.
+inline std::map<std::string, std::string> state_of(RankRun& run) {
+  std::map<std::string, std::string> state;
+  for (const LocalTensor& tensor : run_tensors(run.trainer())) {
+    state[tensor.name].assign(static_cast<const char*>(tensor.value.raw()),
+                              static_cast<size_t>(tensor.value.bytes()));
   }
-  // Bytes of weights, moments, importance, bases.
-  std::map<std::string, std::string> state() {
-    std::map<std::string, std::string> state;
-    for (const LocalTensor& tensor : run_tensors(trainer_)) {
-      state[tensor.name].assign(static_cast<const char*>(tensor.value.raw()),
-                                static_cast<size_t>(tensor.value.bytes()));
-    }
-    state["steps"] = fmt::format("{}", trainer_.optimizer().steps_taken());
-    return state;
-  }
-  Trainer& trainer() { return trainer_; }
-  const DeviceMesh& mesh() const { return mesh_; }
-  Stream& stream() { return stream_; }
-
- private:
-  DeviceMesh mesh_;
-  ModelFiles files_;
-  Adaptation adaptation_;
-  TrainingData data_;
-  DataLoader loader_;
-  Arena arena_;
-  Stream stream_;
-  Trainer trainer_;
-  int64_t steps_ = 0;
-};
+  state["steps"] = fmt::format("{}", run.trainer().optimizer().steps_taken());
+  return state;
+}
 
 // Of the Error that `run` throws, after a look for parts of its message; kDone without one.
 inline ExitCode code_of(const std::function<void()>& run, const std::vector<std::string>& parts) {

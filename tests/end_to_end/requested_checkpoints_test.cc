@@ -27,11 +27,11 @@ class RequestedCheckpoint : public ::testing::Test {
 TEST_F(RequestedCheckpoint, ComesAfterTheStepOfUsr2AndTheRunGoesOn) {
   const TrainConfig undisturbed = run_config(files_, "undisturbed", {"checkpoint.every=0"});
   ASSERT_EQ(train_in_folder(undisturbed, "none"), ExitCode::kDone);
-  ASSERT_EQ(train_in_folder(config(), "none", {2, 1}, 3, [] { std::raise(SIGUSR2); }),
+  ASSERT_EQ(train_in_folder(config(), "none", {2, 1}, 3, [] { raise_here(SIGUSR2); }),
             ExitCode::kDone);
   EXPECT_EQ(steps(), (std::vector<int64_t>{12, 3, 0}));
   fs::remove_all(config().checkpoint.dir);
-  ASSERT_EQ(train_in_folder(config(), "none", {}, 3, [] { std::raise(SIGUSR2); }), ExitCode::kDone);
+  ASSERT_EQ(train_in_folder(config(), "none", {}, 3, [] { raise_here(SIGUSR2); }), ExitCode::kDone);
   EXPECT_EQ(steps(), (std::vector<int64_t>{12, 3, 0}));
   EXPECT_TRUE(outcome_of(config().checkpoint.dir) == outcome_of(undisturbed.checkpoint.dir));
 }

@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <csignal>
 #include <filesystem>
 #include <functional>
 #include <sstream>
@@ -16,6 +15,7 @@
 #include "runtime/io/sha256.h"
 #include "tests/end_to_end/small_run.h"
 #include "tests/support/program.h"
+#include "tests/support/raise_here.h"
 #include "tests/support/thread_ranks.h"
 
 namespace rankwise::testing {
@@ -29,7 +29,7 @@ struct RunLayout {
   int tensor = 1;
 };
 
-inline void ask_to_stop() { std::raise(SIGUSR1); }
+inline void ask_to_stop() { raise_here(SIGUSR1); }
 inline void fail() { throw std::logic_error("fails"); }
 
 // One rank of a run in `config`'s folder. `action` happens in step `at`, on the last rank.

@@ -8,6 +8,7 @@
 #include "runtime/io/sha256.h"
 #include "runtime/rng.h"
 #include "runtime/transfer.h"
+#include "tests/end_to_end/rank_run.h"
 #include "tests/support/thread_ranks.h"
 
 namespace rankwise::testing {
@@ -82,22 +83,15 @@ std::vector<float> replicated_weights(CausalLm& model, Stream& stream) {
 }  // namespace
 
 SmallRunResult train(const TrainConfig& config, Communicator& world, Device device) {
-  const DeviceMesh mesh(world, static_cast<int>(config.parallel.tensor), device);
-  const ModelFiles files = open_base(config);
-  const Adaptation adaptation(config, files.config);
-  const TrainingData data = load_training_data(config, files, DataParts::kTrainAndEval);
-  DataLoader loader = make_loader(config, data.train, mesh);
-  Arena arena(device);
-  Stream stream(device);
-  const int64_t steps = total_steps(config, loader);
-  Trainer trainer(config, files, adaptation, mesh, arena, stream, steps);
+  RankRun run(config, world, device);
   SmallRunResult result;
-  for (int64_t step = 0; step < steps; ++step) {
-    const StepMeasurement measurement = trainer.train_step(step, loader.next_step());
+  for (int64_t step = 0; step < run.total_steps(); ++step) {
+    const StepMeasurement measurement = run.step();
     result.losses.push_back(measurement.loss);
     result.norms.push_back(measurement.gradient_norm);
-    if (trainer.adalora() != nullptr) result.kept.push_back(trainer.adalora()->kept(stream));
-    result.adapter = replicated_weights(trainer.model(), stream);
+    AdaLora* adalora = run.trainer().adalora();
+    if (adalora != nullptr) result.kept.push_back(adalora->kept(run.stream()));
+    result.adapter = replicated_weights(run.trainer().model(), run.stream());
     const std::string digest = sha256_hex(std::as_bytes(std::span(result.adapter)));
     for (const std::string& other : world.gather_text(digest, "digests of the adapters")) {
       EXPECT_EQ(other, digest) << "replicas differ after step " << step + 1;

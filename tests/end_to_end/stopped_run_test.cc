@@ -133,7 +133,7 @@ TEST_F(StoppedRun, AFinishedRunIsLeftAlone) {
 }
 
 TEST_F(StoppedRun, IsSavedOnTermWhenThisStartHasCommittedNothing) {
-  ASSERT_EQ(start({"checkpoint.every=0"}, "auto", 6, [] { std::raise(SIGTERM); }),
+  ASSERT_EQ(start({"checkpoint.every=0"}, "auto", 6, [] { raise_here(SIGTERM); }),
             ExitCode::kRequeue);
   EXPECT_EQ(committed_steps(folder()).front(), 6);
 }
@@ -177,11 +177,13 @@ TEST_F(StoppedRun, EndsBeforeItsNextSaveWhenItCannotReadTheLease) {
 }
 
 TEST_F(StoppedRun, TheLeaseOfADeadProcessIsTaken) {
-  char host[256] = {};
-  gethostname(host, sizeof(host) - 1);
-  write_file_atomically(
-      folder() + "/lease.json",
-      fmt::format(R"({{"host":"{}","pid":999999999,"birth":"1","job":"x"}})", host));
+  Json lease;
+  {
+    const RunLease own(folder(), "x");
+    lease = read_json_file(folder() + "/lease.json");
+  }
+  lease["pid"] = 999999999;
+  write_file_atomically(folder() + "/lease.json", lease.dump());
   EXPECT_EQ(start({}, "auto"), ExitCode::kDone);
   EXPECT_FALSE(fs::exists(folder() + "/lease.json"));
 }

@@ -2,6 +2,7 @@
 #include "launch/preemption.h"
 
 #include <gtest/gtest.h>
+#include <omp.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -14,6 +15,7 @@
 #include "kernels/matmul.h"
 #include "runtime/arena.h"
 #include "runtime/rng.h"
+#include "tests/support/raise_here.h"
 
 namespace rankwise {
 namespace {
@@ -28,16 +30,29 @@ class Requests : public ::testing::Test {
 
 TEST_F(Requests, StrongestHoldsUntilItIsForgotten) {
   EXPECT_EQ(pending_request(), RunRequest::kNone);
-  std::raise(SIGUSR1);
-  std::raise(SIGUSR2);
+  testing::raise_here(SIGUSR1);
+  testing::raise_here(SIGUSR2);
   EXPECT_EQ(pending_request(), RunRequest::kStop);
   EXPECT_EQ(pending_request(), RunRequest::kStop);
   forget_requests();
   EXPECT_EQ(pending_request(), RunRequest::kNone);
 }
 
+// To the process: a thread of its own takes it, while the others block it.
+TEST_F(Requests, ComeFromOutside) {
+  sigset_t blocked;
+  pthread_sigmask(SIG_BLOCK, nullptr, &blocked);
+  for (const int signal : {SIGUSR1, SIGUSR2, SIGTERM}) EXPECT_EQ(sigismember(&blocked, signal), 1);
+  kill(getpid(), SIGUSR1);
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  while (pending_request() == RunRequest::kNone && std::chrono::steady_clock::now() < end) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_EQ(pending_request(), RunRequest::kStop);
+}
+
 TEST_F(Requests, ToSaveIsToldOnce) {
-  std::raise(SIGUSR2);
+  testing::raise_here(SIGUSR2);
   EXPECT_EQ(pending_request(), RunRequest::kSave);
   EXPECT_EQ(pending_request(), RunRequest::kNone);
 }
@@ -46,10 +61,10 @@ TEST_F(Requests, ToSaveIsToldOnce) {
 TEST_F(Requests, OneTermIsARequestAndALaterOneEndsTheProcess) {
   const auto terminate = [](int pause_milliseconds) {
     if (is_terminated()) _exit(1);
-    std::raise(SIGTERM);
+    testing::raise_here(SIGTERM);
     if (pending_request() != RunRequest::kTerminate || !is_terminated()) _exit(1);
     usleep(static_cast<unsigned>(pause_milliseconds) * 1000);
-    std::raise(SIGTERM);
+    testing::raise_here(SIGTERM);
     _exit(0);
   };
   EXPECT_EXIT(terminate(0), ::testing::ExitedWithCode(0), "");
@@ -61,8 +76,9 @@ TEST_F(Requests, IntEndsTheProcess) {
 }
 
 // Matrix kernels that are generated at run time may keep values where a handler would have its
-// stack.
+// stack, on any of the threads that compute.
 TEST_F(Requests, LeaveProductsUnderWayAsTheyAre) {
+  omp_set_num_threads(2);
   Arena arena;
   Stream stream;
   const auto values = [&](const Shape& shape) {
@@ -82,11 +98,8 @@ TEST_F(Requests, LeaveProductsUnderWayAsTheyAre) {
   };
   const std::vector<Tensor> expected = products();
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(1);
-  std::thread sender([&] {  // to the process: the system chooses the main thread
-    while (std::chrono::steady_clock::now() < end) {
-      kill(getpid(), SIGUSR2);
-      std::this_thread::sleep_for(std::chrono::microseconds(20));
-    }
+  std::thread sender([&] {
+    while (std::chrono::steady_clock::now() < end) kill(getpid(), SIGUSR2);
   });
   int changed = 0;
   while (std::chrono::steady_clock::now() < end) {

@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
@@ -36,6 +37,9 @@ ProgramResult run_program(const std::vector<std::string>& arguments,
   const ScratchFolder folder;
   const pid_t child = fork();
   if (child == 0) {
+    sigset_t none;  // a test that listens for signals blocks some
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, nullptr);
     redirect(folder.file("out"), STDOUT_FILENO);
     redirect(folder.file("err"), STDERR_FILENO);
     redirect("/dev/null", STDIN_FILENO);

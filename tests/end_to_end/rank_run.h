@@ -1,41 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-// The stories260k model and its golden training data under a Trainer that is stepped by hand.
+// RankRun: the Trainer of one rank over the rows of a run, stepped by hand.
 #pragma once
 
-#include <string>
 #include <vector>
 
 #include "launch/trainer.h"
 #include "launch/training_data.h"
-#include "tests/end_to_end/golden_run.h"
 
 namespace rankwise::testing {
 
-// The golden run's files: batches of 8 rows, fp32, clipped to norm 1.
-class StoriesFiles {
+class RankRun {
  public:
-  // `rules` are those of adapt, without the brackets.
-  TrainConfig config(const std::string& rules, std::vector<std::string> overrides = {}) const {
-    overrides.insert(overrides.begin(), fmt::format("adapt=[{}]", rules));
-    return load_train_config(path_, overrides);
-  }
-
- private:
-  ScratchFolder folder_;
-  std::string path_ = golden_run(folder_);
-};
-
-class StoriesTraining {
- public:
-  StoriesTraining(const TrainConfig& config, Communicator& world)
+  RankRun(const TrainConfig& config, Communicator& world, Device device = {})
       : config_(config),
-        mesh_(world, static_cast<int>(config.parallel.tensor)),
+        mesh_(world, static_cast<int>(config.parallel.tensor), device),
         files_(open_base(config_)),
         adaptation_(config_, files_.config),
         data_(load_training_data(config_, files_, DataParts::kTrainAndEval)),
         loader_(make_loader(config_, data_.train, mesh_)),
-        trainer_(config_, files_, adaptation_, mesh_, arena_, stream_,
-                 total_steps(config_, loader_)) {}
+        arena_(device),
+        stream_(device),
+        total_steps_(rankwise::total_steps(config_, loader_)),
+        trainer_(config_, files_, adaptation_, mesh_, arena_, stream_, total_steps_) {}
 
   // Leaves its gradients, divided by the count of tokens, in parameters().
   StepMeasurement step() { return trainer_.train_step(steps_++, loader_.next_step()); }
@@ -45,10 +31,12 @@ class StoriesTraining {
     return losses;
   }
 
+  int64_t total_steps() const { return total_steps_; }
   std::vector<Parameter*> parameters() { return trainer_.model().trained_parameters(); }
   // Of a GaLore run.
   ProjectedOptimizer& projected() { return static_cast<ProjectedOptimizer&>(trainer_.optimizer()); }
   Trainer& trainer() { return trainer_; }
+  const DeviceMesh& mesh() const { return mesh_; }
   Stream& stream() { return stream_; }
 
  private:
@@ -60,6 +48,7 @@ class StoriesTraining {
   DataLoader loader_;
   Arena arena_;
   Stream stream_;
+  int64_t total_steps_;
   Trainer trainer_;
   int64_t steps_ = 0;
 };
