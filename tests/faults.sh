@@ -6,9 +6,13 @@
 # KILLS (200): SIGKILL to one rank or to all, at random times; a build with failpoints gets half of them
 # at failpoints, each on every rank that reaches it. PREEMPTIONS (20): USR1 at random times, of one run.
 # JOBS (1): so many runs at a time, each with its share of the kills; the first has the preemptions.
-# In the environment: STEPS (600) of a run, and TENSOR (RANKS), its parallel.tensor. Last line: N passed,
-# N failed, N skipped; skipped are kills at failpoints that were not reached.
+# In the environment: STEPS (600) of a run; TENSOR (RANKS), its parallel.tensor; DEADLINE (120), the seconds
+# in which each start must end, with all its ranks. A launcher that lives on when all its ranks have been
+# killed is shown and counted, but it is Open MPI that failed then. Last line: N passed, N failed,
+# N skipped; skipped are kills at failpoints that were not reached.
 set -uo pipefail
+# shellcheck source=tests/support/launch.sh
+source "$(dirname "$0")/support/launch.sh"
 
 rankwise=$1
 kills=${2:-200}
@@ -16,6 +20,7 @@ preemptions=${3:-20}
 ranks=${4:-4}
 seed=${5:-1}
 jobs=${6:-1}
+deadline=${DEADLINE:-120}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
@@ -27,11 +32,12 @@ if ((jobs > 1)); then
   wait
   sed -s '$d' "$folder"/*
   awk -v seconds="$SECONDS" -v jobs="$jobs" '
-    /^kills at failpoints: / { points += $4; times += $8; stops += $10; resumes += $12; ends += $15 }
+    /^kills at failpoints: / { points += $4; times += $8; stops += $10; resumes += $12; ends += $15
+      hung += $18 }
     / passed, / { passed += $1; failed += $3; skipped += $5; --jobs }
     END {
       printf "all: kills at failpoints: %d, at random times: %d, preemptions: %d, ", points, times, stops
-      printf "resumes: %d, ends compared: %d, %d s\n", resumes, ends, seconds
+      printf "resumes: %d, ends compared: %d, launchers hung: %d, %d s\n", resumes, ends, hung, seconds
       printf "%d passed, %d failed, %d skipped\n", passed, failed + jobs, skipped
       exit (failed + jobs > 0)
     }' "$folder"/*
@@ -43,7 +49,7 @@ RANDOM=$seed
 passed=0
 failed=0
 skipped=0
-declare -A count=([points]=0 [times]=0 [stops]=0 [resumes]=0 [ends]=0)
+declare -A count=([points]=0 [times]=0 [stops]=0 [resumes]=0 [ends]=0 [hung]=0)
 export OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export OMPI_MCA_mpi_yield_when_idle=1 # more ranks than cores
 
@@ -82,18 +88,25 @@ optim: {lr: 1.0e-3}
 checkpoint: {dir: $folder/run, every: 20}
 YAML
 
+pattern="^$rankwise train $folder/run.yaml"
 train() {
-  mpirun --oversubscribe --bind-to none -np "$ranks" "$rankwise" train "$folder/run.yaml" --resume auto "$@" \
-    > "$folder/log" 2>&1
+  launch "$deadline" "$pattern" mpirun --oversubscribe --bind-to none -np "$ranks" \
+    "$rankwise" train "$folder/run.yaml" --resume auto "$@" > "$folder/log" 2>&1
 }
 weights() {
   cat "$folder/$1/adapter/adapter_model.safetensors" "$folder/$1/model/model.safetensors" 2>&1 | sha256sum
 }
 newest() { find "$folder/run" -maxdepth 1 -name 'step-????????' 2> /dev/null | sort | tail -1; }
 # The ranks of the run in $folder/run.
-processes() { pgrep -f -- "^$rankwise train $folder/run.yaml"; }
+processes() { pgrep -f -- "$pattern"; }
 report() {  # VERDICT TEXT
-  if [[ $1 == 0 ]]; then ((++passed)); else ((++failed)) && echo "FAILED: $2" && tail -3 "$folder/log"; fi
+  if [[ $1 == 0 ]]; then
+    ((++passed))
+  else
+    ((++failed))
+    echo "FAILED: $2"
+    grep "^hung: " "$folder/log" || tail -3 "$folder/log"
+  fi
 }
 note_resume() { grep -q "goes on after" "$folder/log" && ((++count[resumes])); }
 
@@ -125,6 +138,7 @@ was_killed() {  # NEWEST_BEFORE
   rm -f "$folder/run/starts.json"
   [[ $code == 137 ]]
   report $? "exit code $code, not 137, after a kill"
+  [[ $code == 137 ]] && grep "^hung: " "$folder/log" && ((++count[hung]))
   [[ ! $(newest) < $1 ]]
   report $? "a committed checkpoint was lost: $1, now $(newest)"
 }
@@ -206,6 +220,7 @@ if ((share == 0)); then
   finish_run
 fi
 echo "kills at failpoints: ${count[points]}, at random times: ${count[times]}, preemptions: ${count[stops]}," \
-  "resumes: ${count[resumes]}, ends compared: ${count[ends]}, $SECONDS s"
+  "resumes: ${count[resumes]}, ends compared: ${count[ends]}," \
+  "launchers hung: ${count[hung]}, $SECONDS s"
 echo "$passed passed, $failed failed, $skipped skipped"
 exit $((failed > 0))

@@ -13,6 +13,8 @@
 #     newer one, without a warning, and ends with the weights of a run that nothing disturbed.
 # Last line: N passed, N failed, N skipped; skipped are faults that the run did not meet.
 set -uo pipefail
+# shellcheck source=tests/support/launch.sh
+source "$(dirname "$0")/support/launch.sh"
 
 rankwise=$1
 library=$2
@@ -63,10 +65,11 @@ YAML
 train() {  # RUN ARGUMENT...: with the library preloaded
   local run=$1
   shift
-  timeout -k 5 "$deadline" mpirun --oversubscribe --bind-to none -x LD_PRELOAD="$library" -np "$ranks" \
-    "$rankwise" train "$folder/run.yaml" "checkpoint.dir=$run" "$@" < /dev/null
+  launch "$deadline" "$(pattern "$run")" mpirun --oversubscribe --bind-to none -x LD_PRELOAD="$library" \
+    -np "$ranks" "$rankwise" train "$folder/run.yaml" "checkpoint.dir=$run" "$@"
 }
-processes() { pgrep -f -- "checkpoint.dir=$1( |\$)"; }
+pattern() { echo "^$rankwise train .*checkpoint.dir=$1( |\$)"; }
+processes() { pgrep -f -- "$(pattern "$1")"; }
 weights() { cat "$1/adapter/adapter_model.safetensors" "$1/model/model.safetensors" 2>&1 | sha256sum; }
 newest() { find "$1" -maxdepth 1 -name 'step-????????' 2> /dev/null | sort | tail -1; }
 last_reported() { sed -n 's/.*checkpoint of step \([0-9]*\):.*/\1/p' "$@" | sort -n | tail -1; }
@@ -119,7 +122,7 @@ list_cases() {  # SCENARIO
 
 say_failed() {  # TEXT
   local text
-  text=$(grep -h -i -e "error" -e "warning" "$run.out" "$run.err" "$run.next" 2> /dev/null |
+  text=$(grep -h -i -e "error" -e "warning" -e "^hung: " "$run.out" "$run.err" "$run.next" 2> /dev/null |
     cut -c -400 | sed 's/^/    /')
   printf '%s\n' "FAILED: $case: $1" "$text"
 }

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The shell scripts and the job templates of launch/slurm, as text; tests/end_to_end/slurm_test.cc
 // runs the templates.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
 
+#include "tests/support/error_of.h"
 #include "tests/support/program.h"
 
 namespace rankwise::testing {
@@ -52,6 +55,26 @@ TEST(Scripts, PassShellcheck) {
   const ProgramResult result = run_program(command);
   if (result.exit_code == 127) GTEST_SKIP() << "shellcheck is not installed";
   EXPECT_EQ(result.exit_code, 0) << result.output << result.errors;
+}
+
+// For scripts that kill ranks: a launcher, here a shell, that lives on with or without its rank.
+TEST(Launches, ThatDoNotEndAreShownAndKilled) {
+  const std::string rank = fmt::format("sleep 1{:07}", getpid());  // of this test alone
+  const auto launch = [&](const std::string& command) {
+    return run_program({"bash", "-c",
+                        fmt::format("source tests/support/launch.sh; PATIENCE=1 launch 3 '^{}$' "
+                                    "bash -c '{}'",
+                                    rank, command)});
+  };
+  EXPECT_EQ(launch("exit 75").exit_code, 75);
+  const ProgramResult rank_lives = launch(rank + " & wait");
+  EXPECT_EQ(rank_lives.exit_code, 124);
+  RW_EXPECT_HAS(rank_lives.errors, "hung: ");
+  RW_EXPECT_HAS(rank_lives.errors, rank + "\n");
+  EXPECT_NE(run_program({"pgrep", "-f", "^" + rank + "$"}).exit_code, 0);
+  const ProgramResult launcher_lives = launch("exec sleep 1234");
+  EXPECT_EQ(launcher_lives.exit_code, 137);
+  RW_EXPECT_HAS(launcher_lives.errors, "sleep 1234");
 }
 
 // sbatch reads options up to the first command and silently takes later ones for comments.
