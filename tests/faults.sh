@@ -6,9 +6,9 @@
 # KILLS (200): SIGKILL to one rank or to all, at random times; a build with failpoints gets half of them
 # at failpoints, each on every rank that reaches it. PREEMPTIONS (20): USR1 at random times, of one run.
 # JOBS (1): so many runs at a time, each with its share of the kills; the first has the preemptions.
-# In the environment: STEPS (600) of a run; TENSOR (RANKS), its parallel.tensor; DEADLINE (120), the seconds
+# In the environment: STEPS (600) of a run; TENSOR (RANKS), its parallel.tensor; DEADLINE (300), the seconds
 # in which each start must end, with all its ranks. A launcher that lives on when all its ranks have been
-# killed is shown and counted, but it is Open MPI that failed then. Last line: N passed, N failed,
+# killed is shown and counted, but it is PMIx that failed then. Last line: N passed, N failed,
 # N skipped; skipped are kills at failpoints that were not reached.
 set -uo pipefail
 # shellcheck source=tests/support/launch.sh
@@ -20,7 +20,7 @@ preemptions=${3:-20}
 ranks=${4:-4}
 seed=${5:-1}
 jobs=${6:-1}
-deadline=${DEADLINE:-120}
+deadline=${DEADLINE:-300}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
