@@ -97,6 +97,21 @@ TEST(CudaCholeskyStep, AgreesWithTheCpuAndRepeats) {
   }
 }
 
+// Several times as many tiles as thread blocks.
+TEST(CudaCholeskyStep, AgreesWithTheCpuOnALargeMatrix) {
+  RW_REQUIRE_GPU();
+  Rig rig(520);
+  const CholeskyStep step = rig.on_host(rig.gram());
+  const CholeskyStep once = rig.on_gpu(step), again = rig.on_gpu(step);
+  cpu::cholesky_step(step);
+  cuda::cholesky_step(once, rig.gpu);
+  cuda::cholesky_step(again, rig.gpu);
+  const Tensor factor = rig.device.to_host(once.factor(), rig.memory);
+  expect_near(factor, step.factor(), 1e-4);
+  expect_near(rig.device.to_host(once.lengths, rig.memory), step.lengths, 2e-5);
+  expect_identical(rig.device.to_host(again.factor(), rig.memory), factor);
+}
+
 TEST(CudaCholeskyStep, TakesTheSymmetricPart) {
   RW_REQUIRE_GPU();
   for (const int64_t rank : {2, 65, 200}) {

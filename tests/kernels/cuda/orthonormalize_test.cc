@@ -166,7 +166,7 @@ TEST(CudaSubspaceIteration, InBf16HardSpectraGiveTheEnergyOfTheExactBasis) {
         rig.iterate(gpu_basis, side, rig.device.copy_of(g, DType::kBF16), {.iterations = 4});
         EXPECT_FALSE(rig.has_failed());
         const Tensor found = rig.device.to_host(gpu_basis, rig.memory);
-        expect_orthonormal(found, side, 1e-5);
+        expect_orthonormal(found, side, 2e-5);
         subspace_iteration(basis, side, rig.failed, g, {.iterations = 4}, rig.cpu);
         EXPECT_GE(captured_energy(found, side, g), 0.999 * captured_energy(basis, side, g));
       }
