@@ -23,7 +23,7 @@ static_assert(kThreads == kAcross * kAcross);
 constexpr int kStrip = 16;
 static_assert(kThreads / 32 * kStrip == 2 * kSide);
 
-using Tile = float (*)[kPitch];
+using SharedTile = float (*)[kPitch];
 
 // The elements of a tile by threads.
 template <int unrolled = kPerThread, class F>
@@ -47,30 +47,28 @@ __device__ void fetch(float (&to)[kPerThread], const Matrix& x, const Task& task
   });
 }
 
-__device__ void put(Tile to, const float (&from)[kPerThread]) {
+__device__ void put(SharedTile to, const float (&from)[kPerThread]) {
   for_elements([&](int n, int row, int column) { to[row][column] = from[n]; });
 }
 
-// The part inside the matrix; `from` null: zeros.
-__device__ void store(const Matrix& x, const Task& task, const Tile from) {
+// The part inside the matrix.
+__device__ void store(const Matrix& x, const Task& task, const SharedTile from) {
   float* to = x.tile(task);
   const int rows = x.inside(task.row), columns = x.inside(task.column);
   for_elements<4>([&](int, int row, int column) {
-    if (row < rows && column < columns) {
-      to[row * x.rank + column] = from == nullptr ? 0.0f : from[row][column];
-    }
+    if (row < rows && column < columns) to[row * x.rank + column] = from[row][column];
   });
 }
 
 // The tile of W before anything was subtracted, with ones as fetch() has them, or of D. Has a
 // barrier.
-__device__ void make(Tile to, const Task& task, const Matrix& x, const float* gram, float shift) {
+__device__ void make(SharedTile to, const Task& task, const Matrix& x) {
   __shared__ float d[2][kSide];
   const int64_t first_row = int64_t{task.row} * kSide, first_column = int64_t{task.column} * kSide;
   if (threadIdx.x < 2 * kSide) {
     const int place = threadIdx.x % kSide, of_column = threadIdx.x / kSide;
     const int64_t j = (of_column ? first_column : first_row) + place;
-    d[of_column][place] = j < x.rank ? 1.0f / sqrtf(gram[j * (x.rank + 1)]) : 0.0f;
+    d[of_column][place] = j < x.rank ? 1.0f / sqrtf(x.gram[j * (x.rank + 1)]) : 0.0f;
   }
   __syncthreads();
   for_elements<4>([&](int, int r, int c) {
@@ -78,17 +76,18 @@ __device__ void make(Tile to, const Task& task, const Matrix& x, const float* gr
     const bool inside = row < x.rank && column < x.rank;
     float value = 0.0f;
     if (row == column) {
-      value = task.of_d ? d[0][r] : (inside ? 1.0f + shift : 1.0f);
+      value = task.of_d ? d[0][r] : (inside ? 1.0f + x.shift : 1.0f);
     } else if (!task.of_d && inside) {
-      value =
-          0.5f * (gram[row * x.rank + column] + gram[column * x.rank + row]) * d[0][r] * d[1][c];
+      const float both = x.gram[row * x.rank + column] + x.gram[column * x.rank + row];
+      value = 0.5f * both * d[0][r] * d[1][c];
     }
     to[r][c] = value;
   });
 }
 
 // sum -= left right^T, the thread's elements.
-__device__ void subtract_product(float (&sum)[kSub][kSub], const Tile left, const Tile right) {
+__device__ void subtract_product(float (&sum)[kSub][kSub], const SharedTile left,
+                                 const SharedTile right) {
   const int tx = threadIdx.x % kAcross, ty = threadIdx.x / kAcross;
 #pragma unroll 4
   for (int k = 0; k < kSide; k += 4) {
@@ -110,9 +109,8 @@ __device__ void subtract_product(float (&sum)[kSub][kSub], const Tile left, cons
 }
 
 // own = the task's tile of [W; D] less the products of the tiles left of it with those left of the
-// diagonal. `other` is room for a tile. Begins and ends with a barrier.
-__device__ void sum_up(Tile own, Tile other, const Task& task, const Matrix& x, const float* gram,
-                       float shift) {
+// diagonal. `other` is room for a tile. Ends with a barrier.
+__device__ void sum_up(SharedTile own, SharedTile other, const Task& task, const Matrix& x) {
   const int tx = threadIdx.x % kAcross, ty = threadIdx.x / kAcross;
   float sum[kSub][kSub], left[kPerThread], right[kPerThread];
   const auto each = [&](auto&& visit) {
@@ -122,8 +120,7 @@ __device__ void sum_up(Tile own, Tile other, const Task& task, const Matrix& x, 
       for (int b = 0; b < kSub; ++b) visit(sum[a][b], own[ty + a * kAcross][tx + b * kAcross]);
     }
   };
-  __syncthreads();
-  make(own, task, x, gram, shift);
+  make(own, task, x);
   __syncthreads();
   each([](float& mine, float shared) { mine = shared; });
   bool is_fetched = false;
@@ -161,7 +158,7 @@ struct Panel {
 };
 
 // tile[.][first, first + kStrip) -= the products of the columns before with the strip's rows there.
-__device__ void subtract_columns_before(Tile tile, int first) {
+__device__ void subtract_columns_before(SharedTile tile, int first) {
   constexpr int kRows = 2 * kSide / (kThreads / kStrip);
   const int column = first + threadIdx.x % kStrip, row = threadIdx.x / kStrip * kRows;
   float sum[kRows] = {};
@@ -180,7 +177,7 @@ __device__ void subtract_columns_before(Tile tile, int first) {
 
 // The second half of `tile` becomes itself times L^-T, the first, L L^T, becomes L on and below its
 // diagonal. Ends with a barrier.
-__device__ void factorize(Tile tile, Panel& panel, float floor) {
+__device__ void factorize(SharedTile tile, Panel& panel, float floor) {
   if (threadIdx.x < kSide) panel.d[threadIdx.x] = tile[kSide + threadIdx.x][threadIdx.x];
 #pragma unroll 1
   for (int first = 0; first < kSide; first += kStrip) {
@@ -242,23 +239,21 @@ __device__ void note(float* lengths, const Panel& panel, const Matrix& x, int co
 }
 
 __global__ void __launch_bounds__(kThreads, 2)
-    cholesky(Matrix x, const float* gram, float* lengths, float shift, float floor, bool first) {
+    cholesky(Matrix x, float* lengths, float floor, bool first) {
   __shared__ alignas(16) float tile[2 * kSide][kPitch];
   __shared__ Panel panel;
   __shared__ int number;
-  const Tile own = tile + kSide;
+  const SharedTile own = tile + kSide;
   while (true) {
-    if (threadIdx.x == 0) number = x.taken().fetch_add(1, ::cuda::memory_order_relaxed);
+    // Without the first sum, which is cheap to make; the counters lie where it would.
+    if (threadIdx.x == 0) number = 1 + x.taken().fetch_add(1, ::cuda::memory_order_relaxed);
     __syncthreads();
     const Task task = x.task(number), sum = {task.column, task.column, false};
     if (task.column >= x.tiles) return;
-    sum_up(own, tile, task, x, gram, shift);
-    if (task.is_sum()) {
-      // (the first one is cheap to make, and the counters lie there)
-      if (task.column > 0) store(x, task, own);
-    } else {
+    sum_up(own, tile, task, x);
+    if (!task.is_sum()) {
       if (task.column == 0) {
-        make(tile, sum, x, gram, shift);
+        make(tile, sum, x);
       } else {
         float square[kPerThread];
         x.wait_for(sum);
@@ -267,10 +262,9 @@ __global__ void __launch_bounds__(kThreads, 2)
       }
       __syncthreads();
       factorize(tile, panel, floor);
-      store(x, task, own);
-      if (!task.of_d) store(x, {task.row, task.column, true}, nullptr);
       if (task.of_d && task.row == task.column) note(lengths, panel, x, task.column, first);
     }
+    store(x, task, own);
     __syncthreads();
     if (threadIdx.x == 0 && x.tiles > 1) x.done(task).store(1, ::cuda::memory_order_release);
   }
@@ -280,12 +274,14 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 void cholesky_step(const CholeskyStep& step, Stream& stream) {
   const int64_t rank = step.rank(), tiles = ceil_div(rank, kSide);
-  const Matrix x = {step.work.data<float>(), rank, static_cast<int>(tiles)};
-  const auto counters = static_cast<size_t>(counters_of(tiles)) * sizeof(int);
-  check(cudaMemsetAsync(x.w, 0, counters, native(stream)), "cholesky_step");
+  const Matrix x = {step.work.data<float>(), rank, static_cast<int>(tiles), step.gram.data<float>(),
+                    step.shift};
+  // The counters, and what is below the diagonal of D.
+  const auto bytes = static_cast<size_t>(step.work.bytes());
+  check(cudaMemsetAsync(x.w, 0, bytes, native(stream)), "cholesky_step");
   const auto blocks = static_cast<unsigned>(std::min(tiles * tiles, int64_t{kBlocks}));
-  cholesky<<<blocks, kThreads, 0, native(stream)>>>(
-      x, step.gram.data<float>(), step.lengths.data<float>(), step.shift, step.floor, step.first);
+  cholesky<<<blocks, kThreads, 0, native(stream)>>>(x, step.lengths.data<float>(), step.floor,
+                                                    step.first);
   check_launch("cholesky_step");
 }
 

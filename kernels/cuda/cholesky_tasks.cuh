@@ -21,12 +21,14 @@ struct Task {
   __device__ bool is_sum() const { return !of_d && row == column; }
 };
 
-// W above D (2 rank, rank) and, in W's first rows, of which no tile is kept, what the blocks know
-// of each other: the number of tasks taken, and for each task whether it is done.
+// W above D (2 rank, rank), zeros at first, and, in W's first rows, of which no tile is kept, what
+// the blocks know of each other: the number of tasks taken, and for each whether it is done.
 struct Matrix {
   float* w;
   int64_t rank;
   int tiles;
+  const float* gram;
+  float shift;
 
   __device__ float* tile(const Task& task) const {
     return w + ((task.of_d ? rank : 0) + int64_t{task.row} * kSide) * rank +
@@ -36,8 +38,9 @@ struct Matrix {
   __device__ int inside(int i) const {
     return static_cast<int>(min(int64_t{kSide}, rank - int64_t{i} * kSide));
   }
-  // By columns, each from the diagonal of W down and then from the top of D: all that a task needs
-  // comes before it. The numbers end with the column behind the last one.
+  // By columns, each from the diagonal of W down and then from the top of D. All that a task waits
+  // for has a lower number, so that a block that runs has taken it: however few of the blocks run
+  // at a time, none waits for one that does not. The numbers end with the column behind the last.
   __device__ Task task(int number) const {
     const int column = number / (tiles + 1), place = number % (tiles + 1);
     const int of_w = tiles - column;
@@ -53,12 +56,8 @@ struct Matrix {
     return done(task).load(::cuda::memory_order_acquire) != 0;
   }
   __device__ void wait_for(const Task& task) const {
-    while (!is_done(task)) {
-    }
+    while (!is_done(task)) __nanosleep(20);
   }
 };
-
-// How many of these there are; one tile has none to wait for.
-inline int64_t counters_of(int64_t tiles) { return tiles == 1 ? 1 : 1 + tiles * (tiles + 1); }
 
 }  // namespace rankwise::cuda

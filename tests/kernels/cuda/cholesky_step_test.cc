@@ -22,7 +22,8 @@ using testing::expect_near;
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr int64_t kRanks[] = {1, 2, 63, 64, 65, 130, 200};
+// Up to three tiles: racecheck takes its time. More are in orthonormalize_test.
+constexpr int64_t kRanks[] = {1, 2, 64, 65, 130};
 
 struct Rig : Backends {
   explicit Rig(int64_t vectors) : rank(vectors), y(memory.normal({4 * rank + 100, rank})) {
@@ -97,24 +98,9 @@ TEST(CudaCholeskyStep, AgreesWithTheCpuAndRepeats) {
   }
 }
 
-// Several times as many tiles as thread blocks.
-TEST(CudaCholeskyStep, AgreesWithTheCpuOnALargeMatrix) {
-  RW_REQUIRE_GPU();
-  Rig rig(520);
-  const CholeskyStep step = rig.on_host(rig.gram());
-  const CholeskyStep once = rig.on_gpu(step), again = rig.on_gpu(step);
-  cpu::cholesky_step(step);
-  cuda::cholesky_step(once, rig.gpu);
-  cuda::cholesky_step(again, rig.gpu);
-  const Tensor factor = rig.device.to_host(once.factor(), rig.memory);
-  expect_near(factor, step.factor(), 1e-4);
-  expect_near(rig.device.to_host(once.lengths, rig.memory), step.lengths, 2e-5);
-  expect_identical(rig.device.to_host(again.factor(), rig.memory), factor);
-}
-
 TEST(CudaCholeskyStep, TakesTheSymmetricPart) {
   RW_REQUIRE_GPU();
-  for (const int64_t rank : {2, 65, 200}) {
+  for (const int64_t rank : {2, 65, 130}) {
     Rig rig(rank);
     const CholeskyStep symmetric = rig.on_host(rig.gram());
     CholeskyStep other = rig.on_host(rig.memory.copy_of(symmetric.gram));
