@@ -15,17 +15,17 @@ CholeskyQr::CholeskyQr(const ScratchProducts& items, int64_t rank, DType type, S
   step_ = {.work = items[kWork], .lengths = items[kLengths], .gram = items[kGram], .floor = floor};
 }
 
-void CholeskyQr::times(const Tensor& to, const Tensor& factor, const Tensor& g,
-                       BasisSide side) const {
+void CholeskyQr::times(const Tensor& to, const Tensor& factor, const Tensor& g, BasisSide side,
+                       float scale) const {
   Tensor operand = factor;
   if (factor.dtype() != type_) {
     operand = in_item(kHigh, factor.shape());
     cast(operand, factor, stream_);
   }
   if (side == BasisSide::kLeft) {
-    items_.multiply(to, operand, g, {.transpose_a = true});
+    items_.multiply(to, operand, g, {.transpose_a = true, .alpha = scale});
   } else {
-    items_.multiply(to, g, operand, {.transpose_b = true});
+    items_.multiply(to, g, operand, {.transpose_b = true, .alpha = scale});
   }
 }
 

@@ -28,9 +28,10 @@ class CholeskyQr {
   Tensor in_item(size_t item, const Shape& shape) const {
     return items_[item].rows(0, shape.numel()).reshaped(shape);
   }
-  // to = factor^T g, or g factor^T when the factor is for the right side. An F32 factor of a BF16
-  // gradient is rounded to kHigh.
-  void times(const Tensor& to, const Tensor& factor, const Tensor& g, BasisSide side) const;
+  // to = scale factor^T g, or scale g factor^T when the factor is for the right side. An F32 factor
+  // of a BF16 gradient is rounded to kHigh.
+  void times(const Tensor& to, const Tensor& factor, const Tensor& g, BasisSide side,
+             float scale) const;
   // One pass; the first one over vectors is shifted, so that it survives any condition. With BF16
   // gradients `from` may be BF16, and `to` then either; F32 vectors take twice the products.
   void run_pass(const Tensor& to, const Tensor& from, BasisSide side, bool first,

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "kernels/check.h"
@@ -93,6 +94,10 @@ Shape check_basis(std::string_view op, const Tensor& basis, BasisSide side, cons
   return left ? Shape{rank, other} : Shape{other, rank};
 }
 
+// Of R of BF16 gradients: where it has no pass, the next Gram matrix is of the fourth power of
+// singular values. In the range of F32 for gradients of norm 1e-8 to 1e5, as they are rounded.
+constexpr float kScaleOfR = 0x1p24f;
+
 // Scratch of CholeskyQr, then from kVectors on two F32 tensors each for vectors and for R, which
 // with gradients in BF16 has one only where it is `wide`.
 constexpr size_t kVectors = CholeskyQr::kItems;
@@ -144,27 +149,36 @@ void subspace_iteration(const Tensor& basis, BasisSide side, const Tensor& faile
   const ScratchProducts items = items_of(rank, type, basis.shape(), projected, wide, stream);
   if (stream.measuring()) return;
   const Tensor y = items[kVectors], spare_y = items[kVectors + 1], wide_r = items[kVectors + 2];
+  const Tensor spare_r = items[kVectors + 3];
   CholeskyQr passes(items, rank, type, stream);
-  // With BF16 what is multiplied and what is made of it are by turns in kHigh and kLow.
-  const Tensor r = narrow ? passes.in_item(CholeskyQr::kLow, projected) : wide_r;
-  const Tensor spare_r =
-      narrow ? passes.in_item(CholeskyQr::kHigh, projected) : items[kVectors + 3];
+  // With BF16 what is multiplied and what is made of it are by turns in kHigh, where an F32 factor
+  // is rounded to, and kLow.
+  const auto made_of = [&](const Tensor& x, const Shape& shape) {
+    const bool in_low = x.raw() == items[CholeskyQr::kLow].raw();
+    return passes.in_item(in_low ? CholeskyQr::kHigh : CholeskyQr::kLow, shape);
+  };
   const auto multiply = [&](const Tensor& to, const Tensor& f32, const Tensor& factor, BasisSide of,
                             const RankSum& sum) {
     const Tensor& product = sum ? f32 : to;
-    passes.times(product, factor, g, of);
+    passes.times(product, factor, g, of, narrow && of == side ? kScaleOfR : 1.0f);
     add_up(sum, product);
     if (product.dtype() != to.dtype()) cast(to, product, stream);
   };
   Tensor current = basis;
   for (int i = 0; i < options.iterations; ++i) {
-    multiply(r, wide_r, current, side, sums.projected);
-    const Tensor rows =
-        passes.run(narrow ? 1 : 2, r, {spare_r, r}, opposite(side), sums.projected_gram);
-    if (narrow && i + 1 < options.iterations) {
-      const Tensor rough = passes.in_item(CholeskyQr::kLow, y.shape());
+    const bool last = i + 1 == options.iterations;
+    Tensor rows = narrow ? made_of(current, projected) : wide_r;
+    multiply(rows, wide_r, current, side, sums.projected);
+    if (!narrow) {
+      rows = passes.run(2, rows, {spare_r, rows}, opposite(side), sums.projected_gram);
+    } else if (i + 2 >= options.iterations) {
+      const Tensor r = std::exchange(rows, made_of(rows, projected));
+      passes.run_pass(rows, r, opposite(side), true, sums.projected_gram);
+    }
+    if (narrow && !last) {
+      const Tensor rough = made_of(rows, y.shape());
       multiply(rough, y, rows, opposite(side), sums.sketch);
-      current = passes.in_item(CholeskyQr::kHigh, y.shape());
+      current = made_of(rough, y.shape());
       passes.run_pass(current, rough, side, true, sums.sketch_gram);
     } else {
       multiply(y, y, rows, opposite(side), sums.sketch);

@@ -159,11 +159,11 @@ TEST(CudaSubspaceIteration, InBf16HardSpectraGiveTheEnergyOfTheExactBasis) {
   const Shape shape{384, 640};
   for (const BasisSide side : kSides) {
     for (const double power : {0.5, 1.0, 2.0}) {
-      for (const double outlier : {1.0, 1e3}) {
-        SCOPED_TRACE(fmt::format("power {}, outlier {}", power, outlier));
+      for (const auto& [outlier, scale] : {std::pair{1.0, 1.0}, {1e3, 1.0}, {1.0, 1e-8}}) {
+        SCOPED_TRACE(fmt::format("power {}, outlier {}, scale {}", power, outlier, scale));
         Rig rig;
         const auto value = [&](int64_t i) {
-          return i == 0 ? outlier : std::pow(static_cast<double>(i + 1), -power);
+          return scale * (i == 0 ? outlier : std::pow(static_cast<double>(i + 1), -power));
         };
         const Tensor g = with_singular_values(shape, value, rig.memory);
         const Tensor basis = rig.random_basis(shape, side, kRank);
@@ -171,7 +171,7 @@ TEST(CudaSubspaceIteration, InBf16HardSpectraGiveTheEnergyOfTheExactBasis) {
         rig.iterate(gpu_basis, side, rig.device.copy_of(g, DType::kBF16), {.iterations = 4});
         EXPECT_FALSE(rig.has_failed());
         const Tensor found = rig.device.to_host(gpu_basis, rig.memory);
-        expect_orthonormal(found, side, 2e-5);
+        expect_orthonormal(found, side, 4e-5);
         subspace_iteration(basis, side, rig.failed, g, {.iterations = 4}, rig.cpu);
         EXPECT_GE(captured_energy(found, side, g), 0.999 * captured_energy(basis, side, g));
       }
