@@ -15,17 +15,17 @@ CholeskyQr::CholeskyQr(const ScratchProducts& items, int64_t rank, DType type, S
   step_ = {.work = items[kWork], .lengths = items[kLengths], .gram = items[kGram], .floor = floor};
 }
 
-void CholeskyQr::times(const Tensor& to, const Tensor& factor, const Tensor& g,
-                       BasisSide side) const {
+void CholeskyQr::times(const Tensor& to, const Tensor& factor, const Tensor& g, BasisSide side,
+                       float scale) const {
   Tensor operand = factor;
-  if (type_ != DType::kF32) {
+  if (factor.dtype() != type_) {
     operand = in_item(kHigh, factor.shape());
     cast(operand, factor, stream_);
   }
   if (side == BasisSide::kLeft) {
-    items_.multiply(to, operand, g, {.transpose_a = true});
+    items_.multiply(to, operand, g, {.transpose_a = true, .alpha = scale});
   } else {
-    items_.multiply(to, g, operand, {.transpose_b = true});
+    items_.multiply(to, g, operand, {.transpose_b = true, .alpha = scale});
   }
 }
 
@@ -33,33 +33,32 @@ Tensor CholeskyQr::run(int count, const Tensor& x, const std::array<Tensor, 2>& 
                        BasisSide side, const RankSum& sum_gram) {
   Tensor from = x;
   for (int pass = 0; pass < count; ++pass) {
-    step_.first = pass == 0;
-    step_.shift = step_.first ? step_.floor : 0.0f;
-    run_pass(spare[pass % 2], from, side, pass + 1 == count, sum_gram);
+    run_pass(spare[pass % 2], from, side, pass == 0, sum_gram);
     from = spare[pass % 2];
   }
   return from;
 }
 
-void CholeskyQr::run_pass(const Tensor& to, const Tensor& from, BasisSide side, bool last,
-                          const RankSum& sum_gram) const {
-  if (type_ == DType::kF32) {
-    find_gram(from, side, sum_gram);
-    run_step();
-    return combine(to, from, side);
-  }
-  const Halves x = split(from, kHigh, kLow);
+void CholeskyQr::run_pass(const Tensor& to, const Tensor& from, BasisSide side, bool first,
+                          const RankSum& sum_gram) {
+  step_.first = first;
+  step_.shift = first ? step_.floor : 0.0f;
+  const bool splits = from.dtype() != type_;
+  const Halves x = splits ? split(from, kHigh, kLow) : Halves{from, {}};
   multiply_gram(x.high, x.high, side, 1.0f, 0.0f);
-  // Both mixed products at once: the step takes the symmetric part.
-  multiply_gram(x.high, x.low, side, 2.0f, 1.0f);
-  // Matters for lengths that are to be 1.
-  if (last) multiply_gram(x.low, x.low, side, 1.0f, 1.0f);
+  if (splits) {
+    // Both mixed products at once: the step takes the symmetric part.
+    multiply_gram(x.high, x.low, side, 2.0f, 1.0f);
+    multiply_gram(x.low, x.low, side, 1.0f, 1.0f);
+  }
   if (sum_gram) sum_gram(step_.gram);
   run_step();
+  if (type_ == DType::kF32) return combine(to, from, side);
   const Halves f = split(factor(), kFactorHigh, kFactorLow);
-  multiply_combined(to, x.high, f.high, side, 0.0f);
-  multiply_combined(to, x.high, f.low, side, 1.0f);
-  multiply_combined(to, x.low, f.high, side, 1.0f);
+  // (the small ones first, as `to` may round)
+  multiply_combined(to, x.high, f.low, side, 0.0f);
+  if (splits) multiply_combined(to, x.low, f.high, side, 1.0f);
+  multiply_combined(to, x.high, f.high, side, 1.0f);
 }
 
 CholeskyQr::Halves CholeskyQr::split(const Tensor& x, Item high, Item low) const {

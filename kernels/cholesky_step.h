@@ -12,7 +12,7 @@ namespace rankwise {
 //   lengths[rank] = the lowest pivot, before any was replaced; negative when one is NaN.
 // lengths[j] becomes, over the passes, the part of vector j that is orthogonal to those before it.
 struct CholeskyStep {
-  Tensor work;     // (2 rank, rank): L, then the factor
+  Tensor work;     // (2 rank, rank): working memory, then the factor
   Tensor lengths;  // (rank + 1)
   Tensor gram;     // (rank, rank), of the vectors; on a GPU its symmetric part counts
   float shift = 0.0f;

@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <cmath>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "kernels/check.h"
 #include "kernels/cholesky_qr.h"
+#include "kernels/elementwise.h"
 #include "kernels/svd.h"
 #include "runtime/transfer.h"
 
@@ -92,14 +94,19 @@ Shape check_basis(std::string_view op, const Tensor& basis, BasisSide side, cons
   return left ? Shape{rank, other} : Shape{other, rank};
 }
 
-// Scratch of CholeskyQr, then from kVectors on twice the vectors and twice R.
+// Of R of BF16 gradients: where it has no pass, the next Gram matrix is of the fourth power of
+// singular values. In the range of F32 for gradients of norm 1e-8 to 1e5, as they are rounded.
+constexpr float kScaleOfR = 0x1p24f;
+
+// Scratch of CholeskyQr, then from kVectors on two F32 tensors each for vectors and for R, which
+// with gradients in BF16 has one only where it is `wide`.
 constexpr size_t kVectors = CholeskyQr::kItems;
 ScratchProducts items_of(int64_t rank, DType type, const Shape& vectors, const Shape& projected,
-                         Stream& stream) {
+                         bool wide, Stream& stream) {
   const DType f32 = DType::kF32;
-  const bool splits = type != f32;
-  const int64_t most = splits ? std::max(vectors.numel(), projected.numel()) : 0;
-  const int64_t square = splits ? rank * rank : 0;
+  const bool narrow = type != f32;
+  const int64_t most = narrow ? std::max(vectors.numel(), projected.numel()) : 0;
+  const int64_t square = narrow ? rank * rank : 0;
   return ScratchProducts({{f32, {rank, rank}},
                           {f32, {2 * rank, rank}},
                           {f32, {rank + 1}},
@@ -109,8 +116,8 @@ ScratchProducts items_of(int64_t rank, DType type, const Shape& vectors, const S
                           {type, {square}},
                           {f32, vectors},
                           {f32, vectors},
-                          {f32, projected},
-                          {f32, projected}},
+                          {f32, wide || !narrow ? projected : Shape{0}},
+                          {f32, narrow ? Shape{0} : projected}},
                          stream);
 }
 
@@ -121,7 +128,7 @@ void orthonormalize(const Tensor& y, BasisSide side, const Tensor& failed, const
   constexpr std::string_view kOp = "orthonormalize";
   check::f32(kOp, "failed", failed, {1});
   const int64_t rank = check_vectors(kOp, y, side, sum_gram);
-  const ScratchProducts items = items_of(rank, DType::kF32, y.shape(), {0}, stream);
+  const ScratchProducts items = items_of(rank, DType::kF32, y.shape(), {0}, false, stream);
   if (stream.measuring()) return;
   CholeskyQr passes(items, rank, DType::kF32, stream);
   const Tensor result = passes.run(3, y, {items[kVectors], items[kVectors + 1]}, side, sum_gram);
@@ -138,27 +145,49 @@ void subspace_iteration(const Tensor& basis, BasisSide side, const Tensor& faile
   RW_ASSERT(type == DType::kF32 || (narrow && stream.is_cuda()), "{}: g is {}", kOp, name_of(type));
   RW_ASSERT(options.iterations > 0, "{}: {} iterations", kOp, options.iterations);
   const int64_t rank = rank_of(basis, side);
-  const ScratchProducts items = items_of(rank, type, basis.shape(), projected, stream);
+  const bool wide = options.rotate || sums.projected;
+  const ScratchProducts items = items_of(rank, type, basis.shape(), projected, wide, stream);
   if (stream.measuring()) return;
-  const Tensor y = items[kVectors], spare_y = items[kVectors + 1];
-  const Tensor r = items[kVectors + 2], spare_r = items[kVectors + 3];
+  const Tensor y = items[kVectors], spare_y = items[kVectors + 1], wide_r = items[kVectors + 2];
+  const Tensor spare_r = items[kVectors + 3];
   CholeskyQr passes(items, rank, type, stream);
-  const auto project = [&](const Tensor& current) {
-    passes.times(r, current, g, side);
-    add_up(sums.projected, r);
+  // With BF16 what is multiplied and what is made of it are by turns in kHigh, where an F32 factor
+  // is rounded to, and kLow.
+  const auto made_of = [&](const Tensor& x, const Shape& shape) {
+    const bool in_low = x.raw() == items[CholeskyQr::kLow].raw();
+    return passes.in_item(in_low ? CholeskyQr::kHigh : CholeskyQr::kLow, shape);
+  };
+  const auto multiply = [&](const Tensor& to, const Tensor& f32, const Tensor& factor, BasisSide of,
+                            const RankSum& sum) {
+    const Tensor& product = sum ? f32 : to;
+    passes.times(product, factor, g, of, narrow && of == side ? kScaleOfR : 1.0f);
+    add_up(sum, product);
+    if (product.dtype() != to.dtype()) cast(to, product, stream);
   };
   Tensor current = basis;
   for (int i = 0; i < options.iterations; ++i) {
-    const int count = narrow && i + 1 < options.iterations ? 1 : 2;
-    project(current);
-    const Tensor rows = passes.run(count, r, {spare_r, r}, opposite(side), sums.projected_gram);
-    passes.times(y, rows, g, opposite(side));
-    add_up(sums.sketch, y);
-    current = passes.run(count, y, {spare_y, y}, side, sums.sketch_gram);
+    const bool last = i + 1 == options.iterations;
+    Tensor rows = narrow ? made_of(current, projected) : wide_r;
+    multiply(rows, wide_r, current, side, sums.projected);
+    if (!narrow) {
+      rows = passes.run(2, rows, {spare_r, rows}, opposite(side), sums.projected_gram);
+    } else if (i + 2 >= options.iterations) {
+      const Tensor r = std::exchange(rows, made_of(rows, projected));
+      passes.run_pass(rows, r, opposite(side), true, sums.projected_gram);
+    }
+    if (narrow && !last) {
+      const Tensor rough = made_of(rows, y.shape());
+      multiply(rough, y, rows, opposite(side), sums.sketch);
+      current = made_of(rough, y.shape());
+      passes.run_pass(current, rough, side, true, sums.sketch_gram);
+    } else {
+      multiply(y, y, rows, opposite(side), sums.sketch);
+      current = passes.run(2, y, {spare_y, y}, side, sums.sketch_gram);
+    }
   }
   if (options.rotate) {
-    project(current);
-    passes.find_gram(r, opposite(side), sums.projected_gram);
+    multiply(wide_r, wide_r, current, side, sums.projected);
+    passes.find_gram(wide_r, opposite(side), sums.projected_gram);
     if (find_rotation(passes.factor(), passes.gram(), stream)) {
       passes.combine(spare_y, current, side);
       current = spare_y;

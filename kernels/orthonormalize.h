@@ -61,10 +61,11 @@ struct SubspaceOptions {
 // Without `rotate` vectors keep their order and direction as far as the subspace does; they tend to
 // the singular vectors in descending order. It takes 4 out in rank operations in g's type, and with
 // F32 two passes of CholeskyQR for R and for Y: 8 (out + in) rank^2 in fp32.
-// With BF16, whose noise hides dependence, one pass does before the last iteration: it leaves
-// vectors as independent as the next product needs. Passes are then made of products in BF16, five
-// or six in the place of two. Without `rotate` and sums nothing waits for the stream. Scratch:
-// twice R and Y, and 3 rank^2; with BF16 once more the larger of R and Y, and rank^2.
+// With BF16 what is multiplied with g is BF16 and one pass does, of 6 size rank operations in BF16;
+// R has one in the last two iterations only, the last Y two of 12: orthogonal to 4e-5, with hard
+// spectra and a rank of 1024 to some 1e-4. Without `rotate` and sums nothing waits for the stream.
+// Scratch: twice R and Y, and 3 rank^2 in F32; with BF16 4 rank^2, twice Y in F32, twice the larger
+// of R and Y in BF16, and with `rotate` or a sum of R that in F32.
 void subspace_iteration(const Tensor& basis, BasisSide side, const Tensor& failed, const Tensor& g,
                         const SubspaceOptions& options, Stream& stream);
 

@@ -33,7 +33,7 @@ SubspaceRefresh::SubspaceRefresh(ProjectedOptimizer& optimizer,
 }
 
 bool SubspaceRefresh::fits_lane(const Parameter& parameter) const {
-  return elements_of(&parameter) * kLanes <= whole_.numel() &&
+  return elements_of(&parameter) * kTogether <= whole_.numel() &&
          optimizer_->projector_of(parameter)->can_follow();
 }
 

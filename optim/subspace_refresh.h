@@ -51,9 +51,10 @@ class SubspaceRefresh {
   std::vector<const Parameter*> without_basis(const Round& round, Stream& stream);
 
  private:
-  // Refreshes that run at a time, of weights of which as many fit into the memory for whole
-  // gradients: most of one waits for factors of small matrices.
-  static constexpr int64_t kLanes = 4;
+  // Refreshes that run at a time, as many as a layer has matrices: alone, most of one waits for
+  // factors of small matrices. Of weights of which kTogether fit into the memory for whole
+  // gradients.
+  static constexpr int64_t kLanes = 7, kTogether = 4;
   // A stream beside the one of the caller.
   struct Lane {
     explicit Lane(Device device) : stream(device), done(device) {}

@@ -22,7 +22,8 @@ using testing::expect_near;
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr int64_t kRanks[] = {1, 2, 63, 64, 65, 130, 200};
+// Up to three tiles: racecheck takes its time. More are in orthonormalize_test.
+constexpr int64_t kRanks[] = {1, 2, 64, 65, 130};
 
 struct Rig : Backends {
   explicit Rig(int64_t vectors) : rank(vectors), y(memory.normal({4 * rank + 100, rank})) {
@@ -99,7 +100,7 @@ TEST(CudaCholeskyStep, AgreesWithTheCpuAndRepeats) {
 
 TEST(CudaCholeskyStep, TakesTheSymmetricPart) {
   RW_REQUIRE_GPU();
-  for (const int64_t rank : {2, 65, 200}) {
+  for (const int64_t rank : {2, 65, 130}) {
     Rig rig(rank);
     const CholeskyStep symmetric = rig.on_host(rig.gram());
     CholeskyStep other = rig.on_host(rig.memory.copy_of(symmetric.gram));

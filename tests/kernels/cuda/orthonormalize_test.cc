@@ -47,7 +47,8 @@ Tensor projector(const Tensor& basis, BasisSide side, Rig& rig) {
   return out;
 }
 
-TEST(CudaOrthonormalize, AgreesWithTheCpu) {
+// The last one has more tiles of a factor than thread blocks share.
+TEST(CudaOrthonormalize, AgreesWithTheCpuAndRepeats) {
   RW_REQUIRE_GPU();
   for (const BasisSide side : kSides) {
     for (const auto& [length, rank] : {std::pair{1, 1},
@@ -58,17 +59,21 @@ TEST(CudaOrthonormalize, AgreesWithTheCpu) {
                                        {300, 65},
                                        {400, 128},
                                        {700, 130},
-                                       {900, 321}}) {
+                                       {900, 321},
+                                       {1100, 520}}) {
       Rig rig;
       const Tensor y = rig.memory.normal(
           side == BasisSide::kLeft ? Shape{length, rank} : Shape{rank, length}, 1e-5f);
-      const Tensor gpu_y = rig.device.copy_of(y);
+      const Tensor gpu_y = rig.device.copy_of(y), again = rig.device.copy_of(y);
       orthonormalize(y, side, rig.failed, {}, rig.cpu);
-      orthonormalize(gpu_y, side, rig.gpu_failed, {}, rig.gpu);
+      for (const Tensor& x : {gpu_y, again}) {
+        orthonormalize(x, side, rig.gpu_failed, {}, rig.gpu);
+      }
       EXPECT_FALSE(rig.has_failed());
       const Tensor found = rig.device.to_host(gpu_y, rig.memory);
       expect_orthonormal(found, side, 1e-5);
       expect_near(found, y, 1e-4);
+      expect_identical(rig.device.to_host(again, rig.memory), found);
       Stream measuring(kGpu, Stream::Mode::kMeasure);
       orthonormalize(gpu_y, side, rig.gpu_failed, {}, measuring);
       EXPECT_EQ(measuring.scratch_peak_bytes(), rig.gpu.scratch_peak_bytes());
@@ -154,11 +159,11 @@ TEST(CudaSubspaceIteration, InBf16HardSpectraGiveTheEnergyOfTheExactBasis) {
   const Shape shape{384, 640};
   for (const BasisSide side : kSides) {
     for (const double power : {0.5, 1.0, 2.0}) {
-      for (const double outlier : {1.0, 1e3}) {
-        SCOPED_TRACE(fmt::format("power {}, outlier {}", power, outlier));
+      for (const auto& [outlier, scale] : {std::pair{1.0, 1.0}, {1e3, 1.0}, {1.0, 1e-8}}) {
+        SCOPED_TRACE(fmt::format("power {}, outlier {}, scale {}", power, outlier, scale));
         Rig rig;
         const auto value = [&](int64_t i) {
-          return i == 0 ? outlier : std::pow(static_cast<double>(i + 1), -power);
+          return scale * (i == 0 ? outlier : std::pow(static_cast<double>(i + 1), -power));
         };
         const Tensor g = with_singular_values(shape, value, rig.memory);
         const Tensor basis = rig.random_basis(shape, side, kRank);
@@ -166,7 +171,7 @@ TEST(CudaSubspaceIteration, InBf16HardSpectraGiveTheEnergyOfTheExactBasis) {
         rig.iterate(gpu_basis, side, rig.device.copy_of(g, DType::kBF16), {.iterations = 4});
         EXPECT_FALSE(rig.has_failed());
         const Tensor found = rig.device.to_host(gpu_basis, rig.memory);
-        expect_orthonormal(found, side, 1e-5);
+        expect_orthonormal(found, side, 4e-5);
         subspace_iteration(basis, side, rig.failed, g, {.iterations = 4}, rig.cpu);
         EXPECT_GE(captured_energy(found, side, g), 0.999 * captured_energy(basis, side, g));
       }
