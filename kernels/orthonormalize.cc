@@ -171,7 +171,7 @@ void subspace_iteration(const Tensor& basis, BasisSide side, const Tensor& faile
     multiply(rows, wide_r, current, side, sums.projected);
     if (!narrow) {
       rows = passes.run(2, rows, {spare_r, rows}, opposite(side), sums.projected_gram);
-    } else if (i + 2 >= options.iterations) {
+    } else if (i + 3 >= options.iterations) {
       const Tensor r = std::exchange(rows, made_of(rows, projected));
       passes.run_pass(rows, r, opposite(side), true, sums.projected_gram);
     }

@@ -18,8 +18,8 @@ enum class BasisSide { kLeft, kRight };
 
 // What can fail sets failed (1) F32 on the device: 0, or 1 when the vectors are dependent to
 // working precision (the shortest part of a vector that is orthogonal to those before it is below
-// 1e-6 of the longest), zero or not finite. What was to be changed then stays as it was, bit by
-// bit.
+// 1e-6 of the longest), zero or not finite, with BF16 also when the norm of g is above 1e6. What
+// was to be changed then stays as it was, bit by bit.
 
 // Adds a tensor (F32, contiguous) up over ranks in place; it must not take scratch memory of the
 // stream. Empty: nothing to add up.
@@ -62,7 +62,7 @@ struct SubspaceOptions {
 // the singular vectors in descending order. It takes 4 out in rank operations in g's type, and with
 // F32 two passes of CholeskyQR for R and for Y: 8 (out + in) rank^2 in fp32.
 // With BF16 what is multiplied with g is BF16 and one pass does, of 6 size rank operations in BF16;
-// R has one in the last two iterations only, the last Y two of 12: orthogonal to 4e-5, with hard
+// R has one in the last three iterations only, the last Y two of 12: orthogonal to 4e-5, with hard
 // spectra and a rank of 1024 to some 1e-4. Without `rotate` and sums nothing waits for the stream.
 // Scratch: twice R and Y, and 3 rank^2 in F32; with BF16 4 rank^2, twice Y in F32, twice the larger
 // of R and Y in BF16, and with `rotate` or a sum of R that in F32.

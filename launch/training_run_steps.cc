@@ -47,9 +47,9 @@ void TrainingRun::warn(int64_t step, const StepMeasurement& measurement, const S
     reporter_->say(fmt::format("WARNING: step {}: {}{}", step, measurement.finding, skipped));
   }
   for (const std::string& weight : measurement.without_basis) {
-    reporter_->say(
-        fmt::format("WARNING: step {}: {} keeps its old basis; the gradient is of too low a rank",
-                    step, weight));
+    reporter_->say(fmt::format(
+        "WARNING: step {}: {} keeps its old basis; the gradient is of too low a rank, or too large",
+        step, weight));
   }
 }
 

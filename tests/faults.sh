@@ -88,7 +88,7 @@ optim: {lr: 1.0e-3}
 checkpoint: {dir: $folder/run, every: 20}
 YAML
 
-pattern="^$rankwise train $folder/run.yaml"
+pattern="^$(literally "$rankwise train $folder/run.yaml")"
 train() {
   launch "$deadline" "$pattern" mpirun --oversubscribe --bind-to none -np "$ranks" \
     "$rankwise" train "$folder/run.yaml" --resume auto "$@" > "$folder/log" 2>&1
@@ -136,15 +136,15 @@ was_killed() {  # NEWEST_BEFORE
   fi
   # Kills before the first step of a start are no lack of progress.
   rm -f "$folder/run/starts.json"
-  [[ $code == 137 ]]
+  [[ $code == 137 || ($code == 125 && ${#victims[@]} -gt 0) ]]
   report $? "exit code $code, not 137, after a kill"
-  [[ $code == 137 ]] && grep "^hung: " "$folder/log" && ((++count[hung]))
+  [[ $code == 125 ]] && grep "^hung: " "$folder/log" && ((++count[hung]))
   [[ ! $(newest) < $1 ]]
   report $? "a committed checkpoint was lost: $1, now $(newest)"
 }
 
 kill_at_point() {  # NAME:RANK
-  local hit=$((RANDOM % 3 + 1)) before
+  local hit=$((RANDOM % 3 + 1)) before victims=("$1")
   case $1 in
     start.* | prove.*) hit=1 && finish_run ;;
     resume.* | export.*) hit=1 ;;

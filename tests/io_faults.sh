@@ -6,7 +6,7 @@
 # RANKS (4), JOBS (1): runs at a time. Of the calls of one name on one file the first one fails, and of
 # the further ones every REPEATS-th (1: all). SITES: a pattern of SCENARIO:RANK:ERROR:CALL:FILE (*).
 # Every run must
-#   - end within 30 s with all its processes: with 74 (4 if a file cannot be read) and one line that
+#   - end within DEADLINE (in the environment; 30) seconds with all its processes: with 74 (4 if a file cannot be read) and one line that
 #     names rank, path and error, or with 0 and a warning that does; a call that went half way is
 #     continued without a word;
 #   - leave the newest checkpoint that it reported, so that --resume auto goes on from it, or from a
@@ -68,7 +68,7 @@ train() {  # RUN ARGUMENT...: with the library preloaded
   launch "$deadline" "$(pattern "$run")" mpirun --oversubscribe --bind-to none -x LD_PRELOAD="$library" \
     -np "$ranks" "$rankwise" train "$folder/run.yaml" "checkpoint.dir=$run" "$@"
 }
-pattern() { echo "^$rankwise train .*checkpoint.dir=$1( |\$)"; }
+pattern() { echo "^$(literally "$rankwise") train .*checkpoint\.dir=$(literally "$1")( |\$)"; }
 processes() { pgrep -f -- "$(pattern "$1")"; }
 weights() { cat "$1/adapter/adapter_model.safetensors" "$1/model/model.safetensors" 2>&1 | sha256sum; }
 newest() { find "$1" -maxdepth 1 -name 'step-????????' 2> /dev/null | sort | tail -1; }
@@ -160,7 +160,7 @@ run_case() {  # SCENARIO RANK ERROR NUMBER CALL FILE
   code=$?
   grep -q "^$number " "$run.calls" 2> /dev/null || { echo "SKIPPED: $case"; rm -rf "$run"*; return; }
   while [[ -n $(processes "$run") ]] && ((SECONDS - begin < deadline)); do sleep 0.1; done
-  if [[ $code == 124 || $code == 137 || -n $(processes "$run") ]]; then
+  if [[ $code == 12[45] || $code == 137 || -n $(processes "$run") ]]; then
     say_failed "does not end"
     processes "$run" | xargs -r kill -KILL
   elif ! end_is_right "$code"; then

@@ -52,7 +52,11 @@ class TreeBuilder : public YAML::EventHandler {
     if (!is_valid_utf8(value)) {
       fail(mark, R"(the escapes \N and \_ are not allowed, write \u0085 or \u00a0)");
     }
-    if (value.find('\0') != value.npos) fail(mark, "NUL is no character of a name or a path");
+    // (JSON writes DEL as it is, and the settings of a checkpoint would be refused when they are
+    // read)
+    if (value.find_first_of(std::string_view("\0\x7f", 2)) != value.npos) {
+      fail(mark, "NUL and DEL are no characters of a name or a path");
+    }
     ConfigNode node = make_node(mark, ConfigNode::Kind::kScalar);
     node.text = value;
     node.quoted = tag == "!";

@@ -43,7 +43,7 @@ struct ConfigNode::Entry {
 // Refused with a ConfigError that begins with the place: aliases and anchors, merge keys, tags,
 // duplicate keys, keys that are not plain scalars, more than one document, more than
 // kMaxConfigBytes, kMaxConfigDepth or kMaxConfigValues, control characters, invalid UTF-8 and
-// escapes that give it, a quote left open, an empty document, anything that is not YAML.
+// escapes that give it, NUL or DEL, a quote left open, an empty document, anything that is not YAML.
 ConfigNode parse_config_tree(std::string_view yaml, std::string_view source);
 // File of at most kMaxConfigBytes.
 ConfigNode read_config_tree(const std::string& path);

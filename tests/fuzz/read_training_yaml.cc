@@ -3,6 +3,7 @@
 
 #include "launch/config/config_tree.h"
 #include "launch/config/train_config.h"
+#include "runtime/errors.h"
 #include "tests/fuzz/readers.h"
 
 namespace rankwise::testing {
@@ -12,7 +13,14 @@ void read_training_yaml(std::string_view bytes) {
   const std::string printed = print_config(config);
   // What is not said is printed too: a list of many empty rules grows beyond what is read.
   if (printed.size() > kMaxConfigBytes) return;
-  if (parse_train_config(printed, "printed.yaml", {}) != config) {
+  const auto read_back = [&] {
+    try {
+      return parse_train_config(printed, "printed.yaml", {});
+    } catch (const Error& error) {
+      throw std::logic_error(std::string("does not read back: ") + error.what());
+    }
+  };
+  if (read_back() != config) {
     throw std::logic_error("does not read back:\n" + printed);
   }
 }

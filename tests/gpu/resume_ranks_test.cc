@@ -40,6 +40,7 @@ INSTANTIATE_TEST_SUITE_P(Layouts, GpuResumeOnRanks,
                          ::testing::Values(Case{"lora", "parallel.tensor=1"},
                                            Case{"lora", "parallel.tensor=2"},
                                            Case{"galore", "parallel.tensor=1"},
+                                           Case{"galore", "parallel.tensor=2"},
                                            Case{"full", "parallel.tensor=2"}));
 
 }  // namespace

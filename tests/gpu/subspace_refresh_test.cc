@@ -25,6 +25,11 @@ using testing::with_singular_values;
 constexpr int64_t kWeights = 7, kRank = 80;
 const Shape kShape{320, 200};
 
+// Of the gradients of a weight.
+double singular_value(size_t weight, int64_t k) {
+  return 1.0 / static_cast<double>(k + 1 + static_cast<int64_t>(weight));
+}
+
 // Weights of which all are due in every second step.
 struct Rig {
   explicit Rig(DType products, Arena::Mode mode = Arena::Mode::kReserve)
@@ -83,7 +88,7 @@ TEST(CudaSubspaceRefresh, StreamsSideBySideGiveTheBasesAndRepeat) {
     for (int round = 0; round < 3; ++round) {
       std::vector<Tensor> host, gradients;
       for (int64_t i = 0; i < kWeights; ++i) {
-        const auto value = [&](int64_t k) { return 1.0 / static_cast<double>(k + 1 + i); };
+        const auto value = [&](int64_t k) { return singular_value(static_cast<size_t>(i), k); };
         host.push_back(with_singular_values(kShape, value, memory, 0.05));
         if (round == 2 && i == 3) host.back().data<float>()[7] = NAN;
         gradients.push_back(device.copy_of(host.back()));
@@ -101,11 +106,9 @@ TEST(CudaSubspaceRefresh, StreamsSideBySideGiveTheBasesAndRepeat) {
           expect_identical(found, kept);
           continue;
         }
-        const Tensor exact = memory.poisoned({kRank, kShape.dim(1)}), failed = memory.zeros({1});
-        Stream cpu;
-        exact_basis(exact, BasisSide::kRight, failed, host[i], cpu);
-        EXPECT_GE(captured_energy(found, BasisSide::kRight, host[i]),
-                  0.99 * captured_energy(exact, BasisSide::kRight, host[i]));
+        double most = 0.0;  // what an exact basis holds
+        for (int64_t k = 0; k < kRank; ++k) most += std::pow(singular_value(i, k), 2);
+        EXPECT_GE(captured_energy(found, BasisSide::kRight, host[i]), 0.99 * most);
       }
     }
     for (size_t i = 0; i < rig.weights.size(); ++i) {

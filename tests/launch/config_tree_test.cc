@@ -104,7 +104,9 @@ TEST(ConfigTree, EscapesGiveCharactersOrAreRefused) {
   const std::string refused = R"(the escapes \N and \_ are not allowed, write \u0085 or \u00a0)";
   EXPECT_EQ(refusal(R"(a: [x, "y\_"])"), "run.yaml:1:8: " + refused);
   EXPECT_EQ(refusal(R"("\N": 1)"), "run.yaml:1:1: " + refused);
-  EXPECT_EQ(refusal(R"(a: "b\0c")"), "run.yaml:1:4: NUL is no character of a name or a path");
+  EXPECT_EQ(refusal(R"(a: "b\0c")"),
+            "run.yaml:1:4: NUL and DEL are no characters of a name or a path");
+  EXPECT_EQ(refusal(R"(a: "b\x7fc")"), refusal(R"(a: "b\0c")"));
   EXPECT_EQ(override_refusal("a: 1\n", {R"(a="\N")"}), "command line: a:1:1: " + refused);
   const ConfigNode root = parse_config_tree(R"(a: "\u0085\u00a0\x85\xff\L\U0001f600")", "run.yaml");
   EXPECT_EQ(root.find("a")->text, "\u0085\u00a0\u0085\u00ff\u2028\U0001f600");

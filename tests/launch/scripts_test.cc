@@ -62,7 +62,7 @@ TEST(Launches, ThatDoNotEndAreShownAndKilled) {
   const std::string rank = fmt::format("sleep 1{:07}", getpid());  // of this test alone
   const auto launch = [&](const std::string& command) {
     return run_program({"bash", "-c",
-                        fmt::format("source tests/support/launch.sh; PATIENCE=1 launch 3 '^{}$' "
+                        fmt::format("source tests/support/launch.sh; PATIENCE=5 launch 8 '^{}$' "
                                     "bash -c '{}'",
                                     rank, command)});
   };
@@ -73,7 +73,7 @@ TEST(Launches, ThatDoNotEndAreShownAndKilled) {
   RW_EXPECT_HAS(rank_lives.errors, rank + "\n");
   EXPECT_NE(run_program({"pgrep", "-f", "^" + rank + "$"}).exit_code, 0);
   const ProgramResult launcher_lives = launch("exec sleep 1234");
-  EXPECT_EQ(launcher_lives.exit_code, 137);
+  EXPECT_EQ(launcher_lives.exit_code, 125);
   RW_EXPECT_HAS(launcher_lives.errors, "sleep 1234");
 }
 

@@ -5,7 +5,7 @@
 # launch DEADLINE RANKS COMMAND...: COMMAND, which starts processes whose command lines match RANKS; its
 # exit code. One that does not end is killed, and what still ran is listed in lines `hung: ...`. Then
 #   124  ranks lived for DEADLINE seconds
-#   137  the ranks have been dead for PATIENCE (20) seconds, but the launcher lives (docs/exit_codes.md,
+#   125  the ranks have been dead for PATIENCE (20) seconds, but the launcher lives (docs/exit_codes.md,
 #        A launcher that does not end)
 launch() {
   local deadline=$1 ranks=$2 patience=${PATIENCE:-20} launcher begin=$SECONDS lived=$SECONDS now=$SECONDS
@@ -18,10 +18,16 @@ launch() {
     pgrep -f -- "$ranks" > /dev/null && lived=$now
     ((now - lived < patience && now - begin < deadline)) && continue
     ps -o pid,ppid,stat,etimes,wchan:24,args -p "$launcher" --ppid "$launcher" | sed 's/^/hung: /' >&2
-    pgrep -f -- "$ranks" | xargs -r kill -KILL
     kill -KILL "$launcher"
     wait "$launcher"
-    return $((now - lived < patience ? 124 : 137))
+    # (also those that it had just begun; a killed process is seen for a moment)
+    while pgrep -f -- "$ranks" | xargs -r kill -KILL 2> /dev/null; pgrep -f -- "$ranks" > /dev/null; do
+      sleep 0.1
+    done
+    return $((now - lived < patience ? 124 : 125))
   done
   wait "$launcher"
 }
+
+# Text as a regular expression of pgrep.
+literally() { sed 's/[][\.*^$+?(){}|]/\\&/g' <<< "$1"; }

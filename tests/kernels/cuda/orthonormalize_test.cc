@@ -47,7 +47,7 @@ Tensor projector(const Tensor& basis, BasisSide side, Rig& rig) {
   return out;
 }
 
-// The last one has more tiles of a factor than thread blocks share.
+// The last two have more tiles of a factor than there are thread blocks.
 TEST(CudaOrthonormalize, AgreesWithTheCpuAndRepeats) {
   RW_REQUIRE_GPU();
   for (const BasisSide side : kSides) {
@@ -159,7 +159,8 @@ TEST(CudaSubspaceIteration, InBf16HardSpectraGiveTheEnergyOfTheExactBasis) {
   const Shape shape{384, 640};
   for (const BasisSide side : kSides) {
     for (const double power : {0.5, 1.0, 2.0}) {
-      for (const auto& [outlier, scale] : {std::pair{1.0, 1.0}, {1e3, 1.0}, {1.0, 1e-8}}) {
+      for (const auto& [outlier, scale] :
+           {std::pair{1.0, 1.0}, {1e3, 1.0}, {1.0, 1e-8}, {1.0, 1e5}}) {
         SCOPED_TRACE(fmt::format("power {}, outlier {}, scale {}", power, outlier, scale));
         Rig rig;
         const auto value = [&](int64_t i) {
@@ -175,6 +176,46 @@ TEST(CudaSubspaceIteration, InBf16HardSpectraGiveTheEnergyOfTheExactBasis) {
         subspace_iteration(basis, side, rig.failed, g, {.iterations = 4}, rig.cpu);
         EXPECT_GE(captured_energy(found, side, g), 0.999 * captured_energy(basis, side, g));
       }
+    }
+  }
+}
+
+// As of a gradient to which one position or feature gives nearly everything: rounding to BF16 puts
+// nothing into the other rows, so two iterations without a pass over R would lose them.
+TEST(CudaSubspaceIteration, InBf16OneRowMayExceedAllOthers) {
+  RW_REQUIRE_GPU();
+  for (const BasisSide side : kSides) {
+    Rig rig;
+    Tensor g = rig.memory.normal({512, 384});
+    for (int64_t i = 0; i < 384; ++i) g.data<float>()[7 * 384 + i] *= 3162.0f;
+    if (side == BasisSide::kRight) g = transposed(g, rig.memory);
+    const Tensor gpu_basis = rig.device.copy_of(rig.random_basis(g.shape(), side, 128));
+    rig.iterate(gpu_basis, side, rig.device.copy_of(g, DType::kBF16), {.iterations = 4});
+    EXPECT_FALSE(rig.has_failed());
+    expect_orthonormal(rig.device.to_host(gpu_basis, rig.memory), side, 4e-5);
+  }
+}
+
+TEST(CudaSubspaceIteration, InBf16SumsOverOneRankChangeOnlyRounding) {
+  RW_REQUIRE_GPU();
+  const RankSum one = [](const Tensor& x) { EXPECT_EQ(x.dtype(), DType::kF32); };
+  const SubspaceSums of_basis{.projected = one, .sketch_gram = one, .failed = one};
+  const SubspaceSums of_other{.sketch = one, .projected_gram = one, .failed = one};
+  for (const BasisSide side : kSides) {
+    for (const SubspaceSums& sums : {of_basis, of_other}) {
+      Rig rig;
+      const auto value = [](int64_t i) {
+        return (i < 72 ? 1.0 : 1e-3) / std::sqrt(static_cast<double>(i + 1));
+      };
+      const Tensor host = with_singular_values({200, 320}, value, rig.memory);
+      const Tensor g = rig.device.copy_of(host, DType::kBF16);
+      const Tensor basis = rig.random_basis(host.shape(), side, 72);
+      const Tensor alone = rig.device.copy_of(basis), summed = rig.device.copy_of(basis);
+      rig.iterate(alone, side, g, {.iterations = 4});
+      rig.iterate(summed, side, g, {.iterations = 4, .sums = sums});
+      EXPECT_FALSE(rig.has_failed());
+      expect_near(projector(rig.device.to_host(summed, rig.memory), side, rig),
+                  projector(rig.device.to_host(alone, rig.memory), side, rig), 1e-2);
     }
   }
 }
