@@ -30,4 +30,5 @@ launch() {
 }
 
 # Text as a regular expression of pgrep.
+# shellcheck disable=SC2001  # bash before 5.2 has no & in replacements
 literally() { sed 's/[][\.*^$+?(){}|]/\\&/g' <<< "$1"; }
