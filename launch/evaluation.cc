@@ -17,7 +17,8 @@ EvaluationResult evaluate_loss(CausalLm& model, const std::vector<MicroBatch>& b
   const Tensor sums = arena.allocate("metrics", DType::kF64, {3});
   fill(sums, 0.0f, stream);
   for (const MicroBatch& batch : batches) {
-    mesh.world().activity().report("evaluate");
+    const int patience = &batch == batches.data() ? kFilePatience : 1;
+    mesh.world().activity().report("evaluate", patience, /*repeats=*/true);
     const Arena::Scope activations = arena.scope("activations");
     ForwardContext context = model.forward(batch, /*training=*/false, /*step=*/0, stream);
     model.loss(context, sums, stream);

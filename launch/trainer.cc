@@ -149,6 +149,7 @@ StepMeasurement Trainer::train_step(int64_t step, std::span<const MicroBatch> ba
   wire_bytes_ = mesh_->wire_bytes() - wire_bytes_before;
   result.compute_seconds =
       seconds_since(begin) - result.reduce_seconds - result.refresh_seconds.value_or(0.0);
+  patience_ = 1;
   return result;
 }
 
@@ -183,13 +184,14 @@ bool Trainer::backward_pass(int64_t step, std::span<const MicroBatch> batches,
 
 void Trainer::micro_batches(int64_t step, std::span<const MicroBatch> batches, bool reduces) {
   const std::string name = fmt::format("step {}{}", step + 1, reduces ? "" : " once more");
-  mesh_->world().activity().report(name);
+  mesh_->world().activity().report(name, patience_, /*repeats=*/true);
   fill(sums_, 0.0f, *stream_);
   reducer_.begin_step(*stream_);
   for (const MicroBatch& batch : batches) {
     if (&batch != batches.data()) {
       const auto done = &batch - batches.data();
-      mesh_->world().activity().report(fmt::format("{}, micro-batch {}", name, done + 1));
+      mesh_->world().activity().report(fmt::format("{}, micro-batch {}", name, done + 1), patience_,
+                                       /*repeats=*/true);
     }
     const Arena::Scope activations = arena_->scope("activations");
     reducer_.begin_micro_batch(batch.trained_tokens, reduces && &batch == &batches.back());

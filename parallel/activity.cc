@@ -1,14 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "parallel/activity.h"
 
+#include <fmt/format.h>
+
 #include <utility>
 
 namespace rankwise {
 
-void Activity::report(std::string_view operation, int patience) {
+std::string Activity::Status::doing() const {
+  if (!in_collective) return fmt::format("'{}'", work);
+  const bool is_part = !work.empty() && work != operation;
+  return fmt::format("'{}'", operation) + (is_part ? fmt::format(" of '{}'", work) : "");
+}
+
+void Activity::report(std::string_view operation, int patience, bool repeats) {
   begin(operation, [&] {
     status_.work = operation;
     status_.patience = patience;
+    status_.repeats = repeats;
     status_.in_collective = false;
   });
 }

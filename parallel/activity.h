@@ -11,7 +11,7 @@
 
 namespace rankwise {
 
-// Patience of work on files, whose speed nobody knows.
+// Patience of work on files, whose speed nobody knows, and of the first step.
 inline constexpr int kFilePatience = 10;
 
 // Thread-safe: the main thread writes, the watchdog reads.
@@ -25,14 +25,17 @@ class Activity {
     uint64_t collectives = 0;      // begun so far
     bool in_collective = false;    // waiting for other ranks, in `operation`
     int patience = 1;              // times the deadline that `work` may take between collectives
+    bool repeats = false;          // work of the same kind follows
     Clock::time_point since = {};  // when `operation` began or, a collective, ended
 
-    const std::string& doing() const { return in_collective ? operation : work; }
+    // "'step 12'"; in a collective "'gradient bucket 4' of 'step 12'".
+    std::string doing() const;
   };
 
   // Work outside collectives that has begun: "step 12", "load model.layers.3.mlp.up_proj.weight".
   // patience: reading and writing files may take so many times the deadline.
-  void report(std::string_view operation, int patience = 1);
+  // repeats: more work of its kind follows, which may take a multiple of its time (peer_verdict.h).
+  void report(std::string_view operation, int patience = 1, bool repeats = false);
   // A collective, from here until end_collective() unless it is only put into a stream.
   void begin_collective(std::string_view operation);
   void end_collective();

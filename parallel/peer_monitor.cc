@@ -73,7 +73,12 @@ void PeerMonitor::advance_clock() {
   awake_ += std::min(seconds_between(last_, now), 2 * kPeriod);
   last_ = now;
   const Activity::Status status = activity_->status();
-  if (status.since != own_.status.since) own_since_ = awake_;
+  if (status.since != own_.status.since) {
+    if (own_.status.repeats && !own_.status.in_collective) {
+      own_.slowest_seconds = std::max(own_.slowest_seconds, own_.seconds);
+    }
+    own_since_ = awake_;
+  }
   own_.status = status;
   own_.status.work = printable(status.work);
   own_.status.operation = printable(status.operation);
@@ -102,7 +107,8 @@ void PeerMonitor::obey(Peer& peer, const std::string& line) {
   words >> word;
   if (word == "status") {
     Activity::Status& status = peer.view.status;
-    words >> status.collectives >> status.in_collective >> status.patience >> peer.told_seconds;
+    words >> status.collectives >> status.in_collective >> status.patience;
+    words >> peer.view.slowest_seconds >> peer.told_seconds;
     std::getline(words >> std::ws, status.work, '\t');
     std::getline(words, status.operation);
     peer.view.seconds = peer.told_seconds;
@@ -122,9 +128,9 @@ void PeerMonitor::obey(Peer& peer, const std::string& line) {
 void PeerMonitor::beat() {
   next_beat_ = awake_ + kPeriod;
   const Activity::Status& status = own_.status;
-  send_to_all(fmt::format("status {} {:d} {} {:.3f} {}\t{}", status.collectives,
-                          status.in_collective, status.patience, own_.seconds, status.work,
-                          status.operation));
+  send_to_all(fmt::format("status {} {:d} {} {:.3f} {:.3f} {}\t{}", status.collectives,
+                          status.in_collective, status.patience, own_.slowest_seconds, own_.seconds,
+                          status.work, status.operation));
 }
 
 void PeerMonitor::pass_on_claim() {
@@ -195,12 +201,14 @@ void PeerMonitor::judge() {
 
 std::optional<Verdict> PeerMonitor::find_verdict() {
   HangLimits limits = {.deadline = deadline_, .period = kPeriod};
+  std::vector<PeerView> ranks = {own_};
+  for (const Peer& peer : peers_) ranks.push_back(peer.view);
+  for (const PeerView& view : ranks)
+    limits.slowest = std::max(limits.slowest, view.slowest_seconds);
   if (!is_whole()) {
     limits.deadline *= kLonelyPatience;
     return find_stuck({&own_, 1}, limits);
   }
-  std::vector<PeerView> ranks = {own_};
-  for (const Peer& peer : peers_) ranks.push_back(peer.view);
   std::optional<Verdict> verdict = find_lost(ranks);
   if (!verdict) verdict = find_silent(ranks, limits);
   if (!verdict && rank_ == 0) verdict = find_stuck(ranks, limits);

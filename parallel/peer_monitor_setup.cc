@@ -2,6 +2,7 @@
 // How the ranks get connected to rank 0.
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <unistd.h>
 
 #include <random>
 #include <sstream>
@@ -31,12 +32,13 @@ PeerMonitor::PeerMonitor(Communicator& world, const std::string& host, End end)
       last_(Clock::now()) {
   own_.rank = rank_;
   own_.host = host;
-  const std::vector<std::string> hosts = world.gather_text(host, "hosts of the ranks");
+  const std::vector<std::string> places =
+      world.gather_text(fmt::format("{} {}", host, getpid()), "hosts of the ranks");
   peers_.resize(rank_ == 0 ? static_cast<size_t>(size_ - 1) : 1);
   for (size_t i = 0; i < peers_.size(); ++i) {
     PeerView& view = peers_[i].view;
     view.rank = rank_ == 0 ? static_cast<int>(i) + 1 : 0;
-    view.host = hosts[static_cast<size_t>(view.rank)];
+    std::istringstream(places[static_cast<size_t>(view.rank)]) >> view.host >> view.process;
     view.status.work = view.status.operation = "start";
   }
   std::string problem;

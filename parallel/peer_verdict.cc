@@ -13,8 +13,9 @@ using Link = PeerView::Link;
 constexpr double kMissedPeriods = 1.5;
 
 bool is_stale(const PeerView& view, const HangLimits& limits) {
-  const int patience = view.status.in_collective ? 1 : view.status.patience;
-  return view.seconds > patience * limits.deadline;
+  if (view.status.in_collective) return view.seconds > limits.deadline;
+  return view.seconds > std::max(view.status.patience * limits.deadline,
+                                 HangLimits::kSlowestFactor * limits.slowest);
 }
 
 std::string name(const PeerView& view) {
@@ -24,8 +25,7 @@ std::string name(const PeerView& view) {
 std::string doing(const PeerView& view) {
   const Activity::Status& status = view.status;
   const bool between = !status.in_collective && status.operation != status.work;
-  return fmt::format("'{}'", status.doing()) +
-         (between ? fmt::format(" after '{}'", status.operation) : "");
+  return status.doing() + (between ? fmt::format(" after '{}'", status.operation) : "");
 }
 
 Verdict hang(const std::string& message) { return {ExitCode::kHang, message}; }
@@ -51,8 +51,8 @@ Verdict late_rank(const PeerView& late, const PeerView& waiting) {
 std::optional<Verdict> find_lost(std::span<const PeerView> ranks) {
   for (const PeerView& view : ranks) {
     if (view.link != Link::kLost) continue;
-    return Verdict{ExitCode::kCommunication,
-                   fmt::format("{} ended during {}", name(view), doing(view))};
+    return Verdict{ExitCode::kCommunication, fmt::format("{} ended during {} (process {})",
+                                                         name(view), doing(view), view.process)};
   }
   return std::nullopt;
 }

@@ -22,15 +22,21 @@ struct PeerView {
 
   int rank = 0;
   std::string host;
+  int64_t process = 0;
   Link link = Link::kOpen;
   Activity::Status status;
-  double seconds = 0.0;         // that the operation has taken so far
-  double silent_seconds = 0.0;  // since it was last heard of
+  double seconds = 0.0;          // that the operation has taken so far
+  double slowest_seconds = 0.0;  // that work which repeats took between two collectives so far
+  double silent_seconds = 0.0;   // since it was last heard of
 };
 
 struct HangLimits {
+  static constexpr double kSlowestFactor = 5.0;
   double deadline = 0.0;  // for one operation, times its patience; 0: none
   double period = 0.0;    // between two signs of life
+  // Largest slowest_seconds of all ranks: work may take kSlowestFactor times as long, if that is
+  // more than its patience allows. A job whose steps are longer than the deadline is healthy.
+  double slowest = 0.0;
 };
 
 // Why the job has to end: one line that names rank, host and operation.

@@ -155,6 +155,21 @@ TEST_F(Fault, SlowRankWithPatienceIsNotKilled) {
   EXPECT_TRUE(std::filesystem::exists(run.folder().file("run/adapter/adapter_config.json")));
 }
 
+TEST_F(Fault, SlowFirstStepOfAllRanksIsNoHang) {
+  const SmallRun run;
+  const ProgramResult result =
+      run_with({"sleep", 2, -1, 2.0 * kHangSeconds, "build the model>step 1", 0}, run);
+  EXPECT_EQ(result.exit_code, 0) << result.errors;
+}
+
+TEST_F(Fault, RankThatDiesInACollectiveIsNamedWithItsStepAndProcess) {
+  const SmallRun run;
+  const ProgramResult result = run_with({"kill", 2, 1, kBeat, "step 3>gradient bucket", 137}, run);
+  EXPECT_EQ(result.exit_code, 137);
+  EXPECT_NE(result.errors.find(" of 'step 3, micro-batch 3' (process "), std::string::npos)
+      << result.errors;
+}
+
 // As a batch system does to make room for a while.
 TEST_F(Fault, SuspendedJobGoesOnAfterwards) {
   const SmallRun run;

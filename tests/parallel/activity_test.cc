@@ -18,10 +18,28 @@ TEST(Activity, TellsTheLastOperationAndItsPatience) {
   activity.begin_collective("reduce");
   EXPECT_TRUE(activity.status().in_collective);
   EXPECT_EQ(activity.status().collectives, 1u);
-  EXPECT_EQ(activity.status().doing(), "reduce");
+  EXPECT_EQ(activity.status().doing(), "'reduce' of 'load a'");
   activity.end_collective();
-  EXPECT_EQ(activity.status().doing(), "load a") << "back at what the collective was part of";
+  EXPECT_EQ(activity.status().doing(), "'load a'") << "back at what the collective was part of";
   EXPECT_EQ(activity.status().patience, 10);
+}
+
+TEST(Activity, CollectiveIsToldAloneWhenItIsPartOfNothingElse) {
+  Activity activity;
+  activity.begin_collective("reduce");
+  EXPECT_EQ(activity.status().doing(), "'reduce'");
+  activity.report("reduce");
+  activity.begin_collective("reduce");
+  EXPECT_EQ(activity.status().doing(), "'reduce'");
+}
+
+TEST(Activity, WorkRepeatsOnlyWhenItSaysSo) {
+  Activity activity;
+  activity.report("step 1", 10, /*repeats=*/true);
+  activity.begin_collective("reduce");
+  EXPECT_TRUE(activity.status().repeats);
+  activity.report("save", 10);
+  EXPECT_FALSE(activity.status().repeats);
 }
 
 TEST(Activity, TimeAfterACollectiveIsCountedFromItsEnd) {

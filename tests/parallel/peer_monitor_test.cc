@@ -75,6 +75,23 @@ TEST(PeerMonitor, HangIsReportedByRankZeroAndEndsAll) {
   });
 }
 
+TEST(PeerMonitor, WorkThatRepeatsMayTakeAMultipleOfItsSlowest) {
+  run_ranks_as_threads(1, [](Communicator& world) {
+    Verdicts verdicts;
+    PeerMonitor monitor(world, "here", verdicts.recorder());
+    monitor.set_deadline(0.4);
+    world.activity().report("step 1", 10, /*repeats=*/true);
+    std::this_thread::sleep_for(seconds(1));
+    world.activity().report("step 2", 1, /*repeats=*/true);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+    EXPECT_TRUE(verdicts.empty());
+    const Verdict verdict = verdicts.first();
+    EXPECT_EQ(verdict.code, ExitCode::kHang);
+    EXPECT_TRUE(verdict.message.starts_with("1 rank(s) on here: no progress in 'step 2' for "))
+        << verdict.message;
+  });
+}
+
 TEST(PeerMonitor, RankThatReportsItsOwnErrorIsTheOnlyOne) {
   run_ranks_as_threads(3, [](Communicator& world) {
     Verdicts verdicts;
@@ -91,7 +108,7 @@ TEST(PeerMonitor, RankThatReportsItsOwnErrorIsTheOnlyOne) {
 class PlayedPeer {
  public:
   explicit PlayedPeer(Communicator& world) : world_(world) {
-    world_.gather_text("there", "hosts of the ranks");
+    world_.gather_text("there 4711", "hosts of the ranks");
     std::istringstream words(world_.broadcast_text("", 0, "address of the peer monitor"));
     words >> token_ >> host_ >> port_;
   }
@@ -141,7 +158,7 @@ TEST(PeerMonitor, OnlyTheTokenOpensTheDoor) {
         EXPECT_FALSE(peer.greet("hello 0123456789abcdef 1"));
         EXPECT_FALSE(peer.greet("hello " + peer.token() + " 2"));
         EXPECT_FALSE(peer.greet("hello " + peer.token() + " 0"));
-        EXPECT_FALSE(peer.greet("status 1 0 1 0.5 x\tx"));
+        EXPECT_FALSE(peer.greet("status 1 0 1 0 0.5 x\tx"));
         EXPECT_TRUE(peer.greet("hello " + peer.token() + " 1"));
         peer.connected("");
         peer.say("goodbye");
@@ -154,13 +171,13 @@ TEST(PeerMonitor, RankThatDiesIsNamedWithWhatItDidLast) {
       [](PlayedPeer& peer) {
         EXPECT_TRUE(peer.greet("hello " + peer.token() + " 1"));
         peer.connected("");
-        peer.say("status 3 0 1 0.5 load a tensor\tload a tensor");
+        peer.say("status 3 0 1 0 0.5 load a tensor\tload a tensor");
         peer.hang_up();
       },
       [](PeerMonitor&, Verdicts& verdicts) {
         const Verdict verdict = verdicts.first();
         EXPECT_EQ(verdict.code, ExitCode::kCommunication);
-        EXPECT_EQ(verdict.message, "rank 1 on there ended during 'load a tensor'");
+        EXPECT_EQ(verdict.message, "rank 1 on there ended during 'load a tensor' (process 4711)");
       });
 }
 
@@ -169,7 +186,7 @@ TEST(PeerMonitor, RankThatFallsSilentIsNamed) {
       [](PlayedPeer& peer) {
         EXPECT_TRUE(peer.greet("hello " + peer.token() + " 1"));
         peer.connected("");
-        peer.say("status 3 0 10 0.5 read data\tread data");
+        peer.say("status 3 0 10 0 0.5 read data\tread data");
       },
       [](PeerMonitor& monitor, Verdicts& verdicts) {
         monitor.set_deadline(2.0);
@@ -179,6 +196,24 @@ TEST(PeerMonitor, RankThatFallsSilentIsNamed) {
             verdict.message.find("rank 1 on there has been silent for 2 s, last in 'read data'"),
             std::string::npos)
             << verdict.message;
+      });
+}
+
+TEST(PeerMonitor, WorkMayTakeAMultipleOfTheSlowestOfAnotherRank) {
+  play(
+      [](PlayedPeer& peer) {
+        EXPECT_TRUE(peer.greet("hello " + peer.token() + " 1"));
+        peer.connected("");
+        for (int i = 0; i < 35; ++i) {
+          peer.say("status 3 1 1 100 50 step 2\tbucket 1");
+          std::this_thread::sleep_for(std::chrono::milliseconds(100));
+        }
+        peer.say("goodbye");
+      },
+      [](PeerMonitor& monitor, Verdicts& verdicts) {
+        monitor.set_deadline(1.5);
+        std::this_thread::sleep_for(seconds(3));
+        EXPECT_TRUE(verdicts.empty()) << verdicts.first().message;
       });
 }
 

@@ -39,7 +39,12 @@ TEST(PeerVerdict, LostRankIsNamedAndALeavingOneIsNot) {
   ranks[1].link = PeerView::Link::kLeft;
   EXPECT_FALSE(find_lost(ranks));
   ranks[1].link = PeerView::Link::kLost;
-  EXPECT_EQ(text(find_lost(ranks), ExitCode::kCommunication), "rank 1 on h1 ended during 'step 3'");
+  ranks[1].process = 4711;
+  EXPECT_EQ(text(find_lost(ranks), ExitCode::kCommunication),
+            "rank 1 on h1 ended during 'step 3' (process 4711)");
+  ranks[1].status = waiting(1, "bucket 4", 1).status;
+  EXPECT_EQ(text(find_lost(ranks), ExitCode::kCommunication),
+            "rank 1 on h1 ended during 'bucket 4' of 'step 3' (process 4711)");
 }
 
 TEST(PeerVerdict, SilenceCountsAfterTheDeadlineOrWhenAllOthersWaitInVain) {
@@ -63,8 +68,25 @@ TEST(PeerVerdict, WaitingForARankWithPatienceIsNoHang) {
   std::vector<PeerView> ranks = {waiting(0, "begin", 500), working(1, "load a", 500, 10)};
   EXPECT_FALSE(find_stuck(ranks, kLimits));
   ranks[1].seconds = 601;
-  EXPECT_EQ(text(find_stuck(ranks, kLimits)),
-            "rank 1 on h1 has been in 'load a' for 601 s; rank 0 on h0 waits in 'begin'");
+  EXPECT_EQ(
+      text(find_stuck(ranks, kLimits)),
+      "rank 1 on h1 has been in 'load a' for 601 s; rank 0 on h0 waits in 'begin' of 'step 3'");
+}
+
+TEST(PeerVerdict, WorkMayTakeAMultipleOfTheSlowestOfAnyRank) {
+  HangLimits limits = kLimits;
+  limits.slowest = 100;
+  std::vector<PeerView> ranks = {waiting(0, "bucket 4", 490), working(1, "step 3", 499)};
+  EXPECT_TRUE(find_stuck(ranks, kLimits));
+  EXPECT_FALSE(find_stuck(ranks, limits));
+  ranks[1].seconds = 501;
+  EXPECT_TRUE(find_stuck(ranks, limits));
+  ranks[1].status.patience = 10;
+  EXPECT_FALSE(find_stuck(ranks, limits)) << "patience allows more";
+  EXPECT_TRUE(find_stuck(std::vector{waiting(0, "a", 61), waiting(1, "a", 61)}, limits))
+      << "nobody works";
+  limits.slowest = 1;
+  EXPECT_FALSE(find_stuck(std::vector{working(1, "step 3", 59)}, limits)) << "never less";
 }
 
 TEST(PeerVerdict, WaitingWhileOneRankMakesProgressIsNoHang) {
@@ -77,15 +99,17 @@ TEST(PeerVerdict, RankThatHasComeLeastFarIsNamed) {
   const std::vector<PeerView> ranks = {waiting(0, "bucket 4", 61, 12),
                                        waiting(1, "bucket 3", 62, 11),
                                        waiting(2, "bucket 4", 61, 12)};
-  EXPECT_EQ(text(find_stuck(ranks, kLimits)),
-            "rank 1 on h1 did not join 'bucket 4': it has been waiting in 'bucket 3' for 62 s; "
-            "rank 2 on h2 waits in 'bucket 4'");
+  EXPECT_EQ(
+      text(find_stuck(ranks, kLimits)),
+      "rank 1 on h1 did not join 'bucket 4' of 'step 3': it has been waiting in 'bucket 3' of "
+      "'step 3' for 62 s; rank 2 on h2 waits in 'bucket 4' of 'step 3'");
 }
 
 TEST(PeerVerdict, WhenAllWaitAlikeOperationAndHostsAreNamed) {
   const std::vector<PeerView> ranks = {waiting(0, "bucket 4", 61), waiting(1, "bucket 4", 63)};
   EXPECT_EQ(text(find_stuck(ranks, kLimits)),
-            "2 rank(s) on h0, h1: no progress in 'bucket 4' for 61 s, first of them rank 0");
+            "2 rank(s) on h0, h1: no progress in 'bucket 4' of 'step 3' for 61 s, first of them "
+            "rank 0");
 }
 
 TEST(PeerVerdict, DeadlineZeroIsNever) {
