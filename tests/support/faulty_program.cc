@@ -2,7 +2,7 @@
 // The program with a fault: its first argument is "ACTION RANK SECONDS OPERATION[>OPERATION]", the
 // others are those of rankwise. On that rank (-1: on all), when operations with these beginnings
 // have begun one after another, it waits so many seconds and then does kill (SIGKILL), stop
-// (SIGSTOP), throw (DiskError) or nothing (sleep).
+// (SIGSTOP), throw (DiskError) or nothing (sleep; slow: waits in each of these operations).
 #include <csignal>
 #include <iostream>
 #include <memory>
@@ -25,7 +25,7 @@ struct Fault {
 void commit(Fault& fault, std::string_view operation) {
   if (fault.operations.empty() || !operation.starts_with(fault.operations.back())) return;
   fault.operations.pop_back();
-  if (!fault.operations.empty()) return;
+  if (!fault.operations.empty() && fault.action != "slow") return;
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   const double at = std::chrono::duration<double>(now).count();
   std::cerr << fmt::format("fault at {:.3f}\n", fault.action == "sleep" ? at : at + fault.seconds);
