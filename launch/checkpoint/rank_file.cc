@@ -11,6 +11,7 @@
 #include "runtime/errors.h"
 #include "runtime/io/atomic_file.h"
 #include "runtime/io/hdf5_file.h"
+#include "runtime/io/regular_file.h"
 #include "runtime/io/sha256.h"
 #include "runtime/transfer.h"
 
@@ -25,7 +26,7 @@ std::string dataset_name(const std::string& tensor) { return "/" + tensor; }
 int64_t file_bytes(const std::string& path) {
   std::error_code error;
   const auto bytes = std::filesystem::file_size(path, error);
-  if (error) throw FormatError(fmt::format("{}: {}", path, error.message()));
+  if (error) throw_unreadable(path, error.value());
   return static_cast<int64_t>(bytes);
 }
 

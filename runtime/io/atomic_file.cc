@@ -142,9 +142,9 @@ std::string path_inside(const std::string& folder, std::string_view name, std::s
   const fs::path joined = fs::path(folder) / relative;
   std::error_code error;
   const fs::path root = fs::canonical(folder, error);
-  if (error) throw FormatError(fmt::format("{}: {}", folder, error.message()));
+  if (error) throw_unreadable(folder, error.value());
   const fs::path target = fs::weakly_canonical(joined, error);
-  if (error) throw refuse(error.message());
+  if (error) throw_unreadable(refuse("cannot be followed").what(), error.value());
   const fs::path snapshots = root.parent_path();
   const bool in_hub_cache =
       snapshots.filename() == "snapshots" && is_below(target, snapshots.parent_path() / "blobs");

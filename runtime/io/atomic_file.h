@@ -36,7 +36,7 @@ class AtomicFile {
 
 // One call for small files.
 void write_file_atomically(const std::string& path, std::string_view content);
-// Whole file; FormatError when it cannot be read or exceeds max_bytes.
+// Whole file; errors of RegularFile, and FormatError when it exceeds max_bytes.
 std::string read_file(const std::string& path, int64_t max_bytes = 1'000'000'000);
 // The name AtomicFile writes under, for writers that cannot write through it (HDF5).
 std::string temporary_name(const std::string& path);
