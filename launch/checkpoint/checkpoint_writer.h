@@ -52,7 +52,8 @@ class CheckpointWriter {
   void begin(const CheckpointState& state, Stream& stream);
   bool in_flight() const { return in_flight_; }
   // Commits if all ranks have written their files; with `wait` only after that. Nothing when they
-  // have not. DiskError naming rank, path and reason when one failed.
+  // have not. DiskError naming rank, path and reason when one failed; kDiverged naming rank and
+  // tensor when values of the state are not finite.
   std::optional<CommitReport> try_commit(bool wait);
 
  private:

@@ -178,6 +178,48 @@ TEST(CheckpointWriter, FailedWriteOfOneRankIsTheSameErrorOnAll) {
   RW_EXPECT_HAS(message, "File too large");
 }
 
+// In the last of the blocks that are read back.
+TEST(CheckpointWriter, ValuesThatAreNotFiniteAreNeverCommitted) {
+  struct Case {
+    DType dtype;
+    uint32_t bits;
+    bool finite;
+  };
+  const testing::ScratchFolder run;
+  run_ranks_as_threads(2, [&](Communicator& world) {
+    const DeviceMesh mesh(world, 2);
+    CheckpointWriter writer({.folder = run.path()}, world);
+    const ToyState toy(mesh, 2);
+    for (const Case c : {Case{DType::kF32, 0x7fc00000, false}, Case{DType::kF32, 0xff800000, false},
+                         Case{DType::kF32, 0x7f800001, false}, Case{DType::kF32, 0xff7fffff, true},
+                         Case{DType::kBF16, 0xff80, false}, Case{DType::kBF16, 0x7fc0, false},
+                         Case{DType::kBF16, 0x7f7f, true}, Case{DType::kF16, 0x7c00, false},
+                         Case{DType::kF16, 0xfe00, false}, Case{DType::kF16, 0xfbff, true},
+                         Case{DType::kI32, 0x7fc00000, true}}) {
+      const Shape shape{2, kCheckpointBlockBytes / 4};
+      std::vector<std::byte> memory(static_cast<size_t>(4 * shape.numel()));
+      const Tensor value(memory.data(), c.dtype, shape);
+      const auto bytes = static_cast<size_t>(bits_of(c.dtype) / 8);
+      std::memcpy(memory.data() + value.bytes() - bytes, &c.bits, bytes);
+      CheckpointState state = toy.at_step(2);
+      state.tensors.push_back({"moment", value, shape, whole_part(shape), world.rank() == 1});
+      if (c.finite) {
+        EXPECT_EQ(save(writer, state).step, 2) << c.bits;
+        continue;
+      }
+      try {
+        save(writer, state);
+        ADD_FAILURE() << "saved " << c.bits;
+      } catch (const Error& error) {
+        EXPECT_EQ(error.exit_code(), ExitCode::kDiverged);
+        EXPECT_STREQ(
+            error.what(),
+            "cannot save step 2: rank 1: tensor 'moment' holds values that are not finite");
+      }
+    }
+  });
+}
+
 TEST(CheckpointWriter, FailedManifestLeavesTheOldCheckpoint) {
   const testing::ScratchFolder run;
   const std::string message = failure_after_a_checkpoint(
