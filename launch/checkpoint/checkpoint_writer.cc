@@ -209,6 +209,7 @@ void CheckpointWriter::commit(const std::vector<Json>& votes) {
   require_files(temporary_, kept);
   if (kept.scalars != scalars_) throw FormatError(path + ": scalars read back changed");
   RW_FAILPOINT("commit.rename");
+  options_.require_held();
   commit_folder(options_.folder, temporary_, step_);
   RW_FAILPOINT("commit.renamed");
 }
@@ -220,6 +221,7 @@ std::vector<std::string> CheckpointWriter::tidy_up(bool wait) {
   };
   note(std::exchange(startup_warning_, ""));
   const Vote done = vote_on([&] {
+    options_.require_held();
     write_pointer(options_.folder, kLatestPointer, step_);
     RW_FAILPOINT("commit.pointed");
     if (best_) write_pointer(options_.folder, kBestPointer, step_);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <future>
 #include <optional>
 #include <set>
@@ -22,6 +23,9 @@ struct CheckpointOptions {
   // continuation that was given up, or were faulty: they are removed after the next commit.
   std::optional<int64_t> resumed_from{};
   double deadline_seconds = 1800.0;  // a write that takes longer has failed
+  // Throws when another job may write the folder now. Asked on rank 0 before a checkpoint gets its
+  // name, and before pointers and old checkpoints are touched: the job may have been suspended.
+  std::function<void()> require_held = [] {};
 };
 
 struct CommitReport {

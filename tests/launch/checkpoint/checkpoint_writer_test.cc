@@ -252,6 +252,36 @@ TEST(CheckpointWriter, FailedRenameLeavesTheOldCheckpoint) {
   RW_EXPECT_HAS(message, "Not a directory");
 }
 
+// A job that was suspended for long: before the rename, or just after it.
+TEST(CheckpointWriter, JobThatLostTheFolderChangesNothingMore) {
+  const testing::ScratchFolder run;
+  run_ranks_as_threads(2, [&](Communicator& world) {
+    const DeviceMesh mesh(world, 2);
+    int held = 2;  // of two questions in each save
+    const auto require_held = [&] {
+      EXPECT_EQ(world.rank(), 0);
+      if (--held < 0) throw ConfigError("taken over");
+    };
+    CheckpointWriter writer({.folder = run.path(), .keep = 1, .require_held = require_held}, world);
+    const ToyState state(mesh, 1);
+    EXPECT_TRUE(save(writer, state.at_step(1)).warnings.empty());
+    try {
+      save(writer, state.at_step(2));
+      ADD_FAILURE() << "saved";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.exit_code(), ExitCode::kConfig);
+      EXPECT_STREQ(error.what(), "cannot save step 2: rank 0: taken over");
+    }
+    EXPECT_EQ(committed_steps(run.path()), std::vector<int64_t>{1});
+    world.barrier("seen");
+    held = 1;
+    const Names warnings = save(writer, state.at_step(3)).warnings;
+    EXPECT_EQ(warnings, world.rank() == 0 ? Names{"rank 0: taken over"} : Names{});
+  });
+  EXPECT_EQ(committed_steps(run.path()), (std::vector<int64_t>{3, 1}));
+  EXPECT_EQ(read_pointer(run.path(), kLatestPointer), 1);
+}
+
 TEST(CheckpointWriter, FolderOfAnotherAttemptIsNotTouched) {
   const testing::ScratchFolder run;
   const std::string message = failure_after_a_checkpoint(
