@@ -2,6 +2,7 @@
 #include "runtime/io/atomic_file.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -115,6 +116,21 @@ void publish_file(const std::string& temporary, const std::string& path) {
 
 void rename_path(const std::string& from, const std::string& to) {
   if (std::rename(from.c_str(), to.c_str()) != 0) throw disk_error(to, "rename", errno);
+}
+
+void make_folders(const std::string& path) {
+  std::filesystem::path made;
+  for (const std::filesystem::path& part : std::filesystem::path(path)) {
+    made /= part;
+    std::error_code ignored;
+    if (std::filesystem::is_directory(made, ignored)) continue;
+    const int error = mkdir(made.c_str(), 0777) == 0 ? 0 : errno;
+    // Another process may have been quicker.
+    if (error != 0 && !std::filesystem::is_directory(made, ignored)) {
+      throw disk_error(made, "create", error);
+    }
+    sync_folder(folder_of(made));
+  }
 }
 
 void sync_folder(const std::string& folder) { sync_path(folder, O_RDONLY | O_DIRECTORY); }

@@ -86,6 +86,10 @@ TEST_F(FaultyIoChild, DISABLED_WriteAtomically) {
   });
 }
 
+TEST_F(FaultyIoChild, DISABLED_MakeFolders) {
+  report([&] { make_folders(path("disk/a/b/")); });
+}
+
 TEST_F(FaultyIoChild, DISABLED_WriteHdf5) {
   report([&] {
     std::vector<float> values(300'000, 1.0f);
@@ -218,6 +222,17 @@ TEST_F(FaultyIo, NoHdf5FileAppearsWhenAnyCallOfItsWritingFails) {
       EXPECT_EQ(exists("disk/final.h5"), call > rename_call) << error << " at call " << call;
     }
   }
+}
+
+TEST_F(FaultyIo, NewFoldersAreSyncedAndTheirFailuresTold) {
+  EXPECT_EQ(run("MakeFolders", 0, "EIO"), "done");
+  EXPECT_EQ(calls(), "mkdir open fsync mkdir open fsync");
+  EXPECT_EQ(run("MakeFolders", 0, "EIO"), "done");
+  EXPECT_FALSE(exists("calls"));
+  std::filesystem::remove_all(folder_.file("disk/a"));
+  RW_EXPECT_HAS(run("MakeFolders", 1, "ENOSPC"), "disk/a: create failed: No space left on device");
+  RW_EXPECT_HAS(run("MakeFolders", 3, "EIO"), "disk: sync failed: Input/output error");
+  RW_EXPECT_HAS(run("MakeFolders", 1, "EIO"), "disk/a/b: create failed: Input/output error");
 }
 
 // What cannot be read may be good: a run that went on from an older checkpoint would remove it.
