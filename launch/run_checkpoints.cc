@@ -10,6 +10,7 @@
 #include "launch/run_folder.h"
 #include "runtime/failpoint.h"
 #include "runtime/io/atomic_file.h"
+#include "runtime/io/regular_file.h"
 
 namespace rankwise {
 namespace {
@@ -36,8 +37,8 @@ void refuse_futile_start(const std::string& folder, int64_t step) {
 }
 
 bool is_finished(const std::string& folder, Communicator& world) {
-  const bool here =
-      world.rank() == 0 && std::filesystem::exists(folder + "/" + std::string(kSummaryFile));
+  const bool here = world.rank() == 0 && file_type_of(folder + "/" + std::string(kSummaryFile)) !=
+                                             std::filesystem::file_type::not_found;
   return all_reduce_numbers(world, {here ? 1.0 : 0.0}, ReduceOp::kMax, "state of the run")[0] > 0.0;
 }
 

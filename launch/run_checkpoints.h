@@ -39,7 +39,8 @@ class RunCheckpoints {
   // On this rank's clock; infinite before the first commit of this start.
   double seconds_since_commit() const;
 
-  // `loss`: of an evaluation in this step. In the background, and a DiskError is only logged; with
+  // `loss`: of an evaluation in this step. In the background, and a DiskError is only logged,
+  // while a state that is not finite ends the run (kDiverged) in this or a later call; with
   // `at_exit` it returns when the checkpoint is durable, or throws.
   void save(int64_t step, std::optional<double> loss, Json scalars, bool at_exit);
   // Commits what was written meanwhile; does not wait.

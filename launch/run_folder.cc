@@ -72,9 +72,7 @@ std::string csv_cell(const Json& value) { return value.is_null() ? "" : value.du
 
 RunFolder::RunFolder(std::string path, bool overwrite) : path_(std::move(path)) {
   require_free(path_, overwrite);
-  std::error_code error;
-  std::filesystem::create_directories(path_, error);
-  if (error) throw DiskError(fmt::format("{}: cannot create: {}", path_, error.message()));
+  make_folders(path_);
   for (const int64_t step : committed_steps(path_)) move_to_trash(path_, step);
   const std::string left = remove_leftovers(path_);
   if (!left.empty()) throw DiskError(left);

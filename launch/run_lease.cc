@@ -106,9 +106,7 @@ Holder require_holder(const std::string& path) {
 
 RunLease::RunLease(const std::string& folder, const std::string& job)
     : path_(folder + "/" + kLeaseName) {
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error) throw DiskError(fmt::format("{}: cannot create: {}", folder, error.message()));
+  make_folders(folder);
   const int64_t pid = getpid();
   own_ = own_name(path_, {.host = host_name(), .pid = pid, .birth = birth_of(pid)});
   text_ = Json{{"host", host_name()},

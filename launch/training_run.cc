@@ -185,6 +185,7 @@ void TrainingRun::begin(RunStart start, const TrainOptions& options, Trainer& tr
                            .job = job_.name,
                            .keep = static_cast<int>(config_.checkpoint.keep)};
   if (start.reader && start.in_place) writer.resumed_from = first_step_;
+  if (lease_) writer.require_held = [this] { lease_->require_held(); };
   context_->world.barrier("run folder");
   checkpoints_.emplace(config_.checkpoint, std::move(writer), std::move(state), context_->world,
                        stream_, [this](std::string_view line) { say(line); });

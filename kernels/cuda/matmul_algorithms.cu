@@ -22,8 +22,10 @@ constexpr int kTimedRuns = 3;
 
 void check_library(cublasStatus_t status, const char* operation) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  throw CommunicationError(
-      fmt::format("cuBLASLt: {} failed: {}", operation, cublasLtGetStatusString(status)));
+  const std::string message =
+      fmt::format("cuBLASLt: {} failed: {}", operation, cublasLtGetStatusString(status));
+  if (status == CUBLAS_STATUS_ALLOC_FAILED) throw OutOfMemoryError(message);
+  throw CommunicationError(message);
 }
 
 cudaDataType library_type(DType dtype) { return dtype == DType::kF32 ? CUDA_R_32F : CUDA_R_16BF; }

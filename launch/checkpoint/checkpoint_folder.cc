@@ -11,6 +11,7 @@
 
 #include "runtime/errors.h"
 #include "runtime/io/atomic_file.h"
+#include "runtime/io/regular_file.h"
 
 namespace rankwise {
 namespace {
@@ -24,10 +25,7 @@ std::string checkpoint_path(const std::string& run_folder, int64_t step) {
   return run_folder + "/" + checkpoint_name(step);
 }
 
-bool is_folder(const fs::path& path) {
-  std::error_code ignored;
-  return fs::is_directory(path, ignored);
-}
+bool is_folder(const fs::path& path) { return file_type_of(path) == fs::file_type::directory; }
 
 std::vector<std::string> names_in(const std::string& folder) {
   std::vector<std::string> names;
@@ -35,7 +33,7 @@ std::vector<std::string> names_in(const std::string& folder) {
   for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
     names.push_back(at->path().filename().string());
   }
-  if (error) throw FormatError(fmt::format("{}: {}", folder, error.message()));
+  if (error) throw_unreadable(folder, error.value());
   return names;
 }
 
@@ -67,8 +65,7 @@ void write_pointer(const std::string& run_folder, const std::string& pointer, in
 
 std::optional<int64_t> read_pointer(const std::string& run_folder, const std::string& pointer) {
   const std::string path = run_folder + "/" + pointer;
-  std::error_code ignored;
-  if (!fs::exists(path, ignored)) return std::nullopt;
+  if (file_type_of(path) == fs::file_type::not_found) return std::nullopt;
   std::string text = read_file(path);
   if (text.ends_with('\n')) text.pop_back();
   const auto step = step_of_checkpoint(text);

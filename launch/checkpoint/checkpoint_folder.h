@@ -19,12 +19,13 @@ inline constexpr const char* kBestPointer = "BEST";
 std::string checkpoint_name(int64_t step);
 // Of exactly such a name.
 std::optional<int64_t> step_of_checkpoint(std::string_view name);
-// Folders with such names, newest first. Whether they are valid is not looked at.
+// Folders with such names, newest first. Whether they are valid is not looked at. DiskError when
+// that cannot be told: one that was missed would count as absent.
 std::vector<int64_t> committed_steps(const std::string& run_folder);
 
 // Pointers are for people and for retention: a reader of checkpoints never needs one. DiskError.
 void write_pointer(const std::string& run_folder, const std::string& pointer, int64_t step);
-// Nothing when absent, or when it names no folder. FormatError when it cannot be read.
+// Nothing when absent, or when it names no folder. Errors of read_file().
 std::optional<int64_t> read_pointer(const std::string& run_folder, const std::string& pointer);
 
 // Renames a finished temporary folder to the checkpoint and syncs the parent. What had the name is

@@ -14,6 +14,7 @@
 #include "launch/checkpoint/rank_file.h"
 #include "runtime/errors.h"
 #include "runtime/io/atomic_file.h"
+#include "runtime/io/regular_file.h"
 #include "runtime/io/sha256.h"
 #include "runtime/transfer.h"
 
@@ -182,8 +183,8 @@ void CheckpointReader::restore(std::span<const CheckpointTensor> tensors, Stream
 FoundCheckpoint find_checkpoint(const std::string& run_folder, Communicator& world) {
   FoundCheckpoint found;
   const Vote listed = vote_on([&] {
-    std::error_code ignored;
-    const bool looks = world.rank() == 0 && std::filesystem::exists(run_folder, ignored);
+    const bool looks =
+        world.rank() == 0 && file_type_of(run_folder) != std::filesystem::file_type::not_found;
     return looks ? Json(committed_steps(run_folder)) : Json::array();
   });
   const auto steps = require_agreement(world, listed, "cannot look for checkpoints", kVerify)[0]

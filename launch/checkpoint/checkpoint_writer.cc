@@ -13,6 +13,7 @@
 #include "launch/checkpoint/checkpoint_folder.h"
 #include "runtime/failpoint.h"
 #include "runtime/io/atomic_file.h"
+#include "runtime/io/regular_file.h"
 
 namespace rankwise {
 namespace {
@@ -64,11 +65,10 @@ void require_room(const std::string& folder, const std::vector<Json>& ranks) {
   }
 }
 
-// FormatError when there is a manifest that cannot be read.
+// Errors of read_file() when there is a manifest that cannot be read; DiskError of a file.
 bool has_valid_outline(const std::string& path) {
   const std::string manifest = path + "/" + kManifestName;
-  std::error_code ignored;
-  if (!std::filesystem::exists(manifest, ignored)) return false;
+  if (file_type_of(manifest) == std::filesystem::file_type::not_found) return false;
   const std::string text = read_file(manifest, JsonLimits{}.max_bytes);
   try {
     require_files(path, parse_manifest(text, manifest));
@@ -209,6 +209,7 @@ void CheckpointWriter::commit(const std::vector<Json>& votes) {
   require_files(temporary_, kept);
   if (kept.scalars != scalars_) throw FormatError(path + ": scalars read back changed");
   RW_FAILPOINT("commit.rename");
+  options_.require_held();
   commit_folder(options_.folder, temporary_, step_);
   RW_FAILPOINT("commit.renamed");
 }
@@ -220,6 +221,7 @@ std::vector<std::string> CheckpointWriter::tidy_up(bool wait) {
   };
   note(std::exchange(startup_warning_, ""));
   const Vote done = vote_on([&] {
+    options_.require_held();
     write_pointer(options_.folder, kLatestPointer, step_);
     RW_FAILPOINT("commit.pointed");
     if (best_) write_pointer(options_.folder, kBestPointer, step_);

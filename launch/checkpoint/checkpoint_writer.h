@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <future>
 #include <optional>
 #include <set>
@@ -22,6 +23,9 @@ struct CheckpointOptions {
   // continuation that was given up, or were faulty: they are removed after the next commit.
   std::optional<int64_t> resumed_from{};
   double deadline_seconds = 1800.0;  // a write that takes longer has failed
+  // Throws when another job may write the folder now. Asked on rank 0 before a checkpoint gets its
+  // name, and before pointers and old checkpoints are touched: the job may have been suspended.
+  std::function<void()> require_held = [] {};
 };
 
 struct CommitReport {
@@ -52,7 +56,8 @@ class CheckpointWriter {
   void begin(const CheckpointState& state, Stream& stream);
   bool in_flight() const { return in_flight_; }
   // Commits if all ranks have written their files; with `wait` only after that. Nothing when they
-  // have not. DiskError naming rank, path and reason when one failed.
+  // have not. DiskError naming rank, path and reason when one failed; kDiverged naming rank and
+  // tensor when values of the state are not finite.
   std::optional<CommitReport> try_commit(bool wait);
 
  private:

@@ -11,6 +11,7 @@
 #include "runtime/errors.h"
 #include "runtime/io/atomic_file.h"
 #include "runtime/io/hdf5_file.h"
+#include "runtime/io/regular_file.h"
 #include "runtime/io/sha256.h"
 #include "runtime/transfer.h"
 
@@ -25,7 +26,7 @@ std::string dataset_name(const std::string& tensor) { return "/" + tensor; }
 int64_t file_bytes(const std::string& path) {
   std::error_code error;
   const auto bytes = std::filesystem::file_size(path, error);
-  if (error) throw FormatError(fmt::format("{}: {}", path, error.message()));
+  if (error) throw_unreadable(path, error.value());
   return static_cast<int64_t>(bytes);
 }
 
@@ -109,16 +110,41 @@ void verify_content(const std::string& path, const CheckpointManifest& manifest,
                                 damage_in(path, manifest, file)));
 }
 
+// `exponent`: the bits that are all set in NaN and infinities only.
+template <class Word>
+bool is_finite(std::span<const std::byte> block, Word exponent) {
+  const auto* words = reinterpret_cast<const Word*>(block.data());
+  Word found = 0;
+  for (size_t i = 0; i < block.size() / sizeof(Word); ++i) {
+    found |= static_cast<Word>((words[i] & exponent) == exponent);
+  }
+  return found == 0;
+}
+
+// Weights, moments and scales; what has another type is counted or coded.
+void require_finite(const CheckpointTensor& tensor, std::span<const std::byte> block) {
+  const DType dtype = tensor.value.dtype();
+  const bool finite = dtype == DType::kF32    ? is_finite<uint32_t>(block, 0x7f800000)
+                      : dtype == DType::kBF16 ? is_finite<uint16_t>(block, 0x7f80)
+                      : dtype == DType::kF16  ? is_finite<uint16_t>(block, 0x7c00)
+                                              : true;
+  if (finite) return;
+  throw Error(ExitCode::kDiverged,
+              fmt::format("tensor {} holds values that are not finite", quote(tensor.name)));
+}
+
 // HDF5 does not report every failed write: what counts is what can be read.
-void require_equal(const std::string& path, const std::vector<CheckpointTensor>& tensors) {
+void require_written(const std::string& path, const std::vector<CheckpointTensor>& tensors) {
   const Hdf5File file(path, Hdf5File::Mode::kRead);
   for (const CheckpointTensor& tensor : tensors) {
     const auto* written = static_cast<const std::byte*>(tensor.value.raw());
     read_blocks(file, tensor.name, tensor.value.dtype(), tensor.value.shape(),
                 [&](int64_t at, std::span<const std::byte> block) {
-                  if (std::memcmp(block.data(), written + at, block.size()) == 0) return;
-                  throw FormatError(
-                      fmt::format("{}: tensor {} reads back changed", path, quote(tensor.name)));
+                  if (std::memcmp(block.data(), written + at, block.size()) != 0) {
+                    throw FormatError(
+                        fmt::format("{}: tensor {} reads back changed", path, quote(tensor.name)));
+                  }
+                  require_finite(tensor, block);
                 });
   }
 }
@@ -169,7 +195,7 @@ CheckpointFile write_rank_file(const std::string& folder, int rank,
   file.close();
   publish_file(temporary, path);
   try {
-    require_equal(path, tensors);
+    require_written(path, tensors);
     return {rank_file_name(rank), file_bytes(path), sha256_file(path)};
   } catch (const FormatError& error) {
     throw DiskError(fmt::format("reading back: {}", error.what()));

@@ -28,7 +28,8 @@ class CheckpointSnapshot {
   std::vector<CheckpointTensor> tensors_;
 };
 
-// Writes, closes, syncs, and reads the file again for its digest. DiskError.
+// Writes, closes, syncs, and reads the file again for its digest. DiskError; kDiverged naming a
+// tensor with values that are not finite: a run that resumed there would be lost.
 CheckpointFile write_rank_file(const std::string& folder, int rank,
                                const std::vector<CheckpointTensor>& tensors);
 

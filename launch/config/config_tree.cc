@@ -280,7 +280,7 @@ ConfigNode read_config_tree(const std::string& path) {
   std::string text;
   try {
     text = read_file(path, kMaxConfigBytes);
-  } catch (const FormatError& error) {
+  } catch (const Error& error) {
     throw ConfigError(error.what());
   }
   return parse_config_tree(text, path);

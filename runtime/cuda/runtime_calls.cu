@@ -14,9 +14,11 @@ std::atomic<int64_t> g_allocation_count{0};
 void check(cudaError_t status, const char* call, Device device) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // told here: the next check of a launch must not find it again
-  throw CommunicationError(fmt::format("{} on {} failed: {} ({}, code {})", call, to_string(device),
-                                       cudaGetErrorString(status), cudaGetErrorName(status),
-                                       static_cast<int>(status)));
+  const std::string message =
+      fmt::format("{} on {} failed: {} ({}, code {})", call, to_string(device),
+                  cudaGetErrorString(status), cudaGetErrorName(status), static_cast<int>(status));
+  if (status == cudaErrorMemoryAllocation) throw OutOfMemoryError(message);
+  throw CommunicationError(message);
 }
 
 // Whether there was memory; every other failure throws.

@@ -6,7 +6,8 @@
 
 #include "runtime/device.h"
 
-// What fails throws CommunicationError naming call, device and code, unless said otherwise.
+// What fails throws CommunicationError naming call, device and code, unless said otherwise;
+// OutOfMemoryError when the code says that memory did not suffice.
 // Streams and events are cudaStream_t and cudaEvent_t.
 namespace rankwise::cuda {
 

@@ -2,6 +2,7 @@
 #include "runtime/io/atomic_file.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -117,6 +118,21 @@ void rename_path(const std::string& from, const std::string& to) {
   if (std::rename(from.c_str(), to.c_str()) != 0) throw disk_error(to, "rename", errno);
 }
 
+void make_folders(const std::string& path) {
+  std::filesystem::path made;
+  for (const std::filesystem::path& part : std::filesystem::path(path)) {
+    made /= part;
+    std::error_code ignored;
+    if (std::filesystem::is_directory(made, ignored)) continue;
+    const int error = mkdir(made.c_str(), 0777) == 0 ? 0 : errno;
+    // Another process may have been quicker.
+    if (error != 0 && !std::filesystem::is_directory(made, ignored)) {
+      throw disk_error(made, "create", error);
+    }
+    sync_folder(folder_of(made));
+  }
+}
+
 void sync_folder(const std::string& folder) { sync_path(folder, O_RDONLY | O_DIRECTORY); }
 
 std::string path_inside(const std::string& folder, std::string_view name, std::string_view source) {
@@ -142,9 +158,9 @@ std::string path_inside(const std::string& folder, std::string_view name, std::s
   const fs::path joined = fs::path(folder) / relative;
   std::error_code error;
   const fs::path root = fs::canonical(folder, error);
-  if (error) throw FormatError(fmt::format("{}: {}", folder, error.message()));
+  if (error) throw_unreadable(folder, error.value());
   const fs::path target = fs::weakly_canonical(joined, error);
-  if (error) throw refuse(error.message());
+  if (error) throw_unreadable(refuse("cannot be followed").what(), error.value());
   const fs::path snapshots = root.parent_path();
   const bool in_hub_cache =
       snapshots.filename() == "snapshots" && is_below(target, snapshots.parent_path() / "blobs");

@@ -36,7 +36,7 @@ class AtomicFile {
 
 // One call for small files.
 void write_file_atomically(const std::string& path, std::string_view content);
-// Whole file; FormatError when it cannot be read or exceeds max_bytes.
+// Whole file; errors of RegularFile, and FormatError when it exceeds max_bytes.
 std::string read_file(const std::string& path, int64_t max_bytes = 1'000'000'000);
 // The name AtomicFile writes under, for writers that cannot write through it (HDF5).
 std::string temporary_name(const std::string& path);
@@ -44,6 +44,8 @@ std::string temporary_name(const std::string& path);
 void publish_file(const std::string& temporary, const std::string& path);
 // Of a file or folder. DiskError naming `to`.
 void rename_path(const std::string& from, const std::string& to);
+// A folder, with those above it that are not there; each new name is synced. DiskError.
+void make_folders(const std::string& path);
 // fsync of a folder, after renames inside it.
 void sync_folder(const std::string& folder);
 // Joins folder and a file name found inside the file `source`; FormatError when the result leaves

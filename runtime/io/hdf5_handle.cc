@@ -105,7 +105,11 @@ FormatError unreadable(const Place& place, std::string_view reason) {
 }
 
 void require_read(bool done, const Place& place) {
-  if (!done) throw unreadable(place, library_message());
+  if (done) return;
+  const FormatError error = unreadable(place, library_message());
+  // So the library tells what the system said.
+  if (std::string_view(error.what()).find("errno = ") == std::string_view::npos) throw error;
+  throw DiskError(error.what());
 }
 
 void require_written(bool done, const Place& place) {

@@ -50,7 +50,8 @@ struct Place {
 void prepare_library();
 
 FormatError unreadable(const Place& place, std::string_view reason);
-// FormatError, DiskError with what the library says about its last failure, unless `done`.
+// Errors with what the library says about its last failure, unless `done`: FormatError, but
+// DiskError for a call of the system that failed; DiskError.
 void require_read(bool done, const Place& place);
 void require_written(bool done, const Place& place);
 

@@ -12,19 +12,33 @@
 
 namespace rankwise {
 
+void throw_unreadable(const std::string& what, int error) {
+  const std::string message = fmt::format("{}: {}", what, std::strerror(error));
+  for (const int absent : {ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG, ENXIO, ENODEV}) {
+    if (error == absent) throw FormatError(message);
+  }
+  throw DiskError(message);
+}
+
+std::filesystem::file_type file_type_of(const std::string& path) {
+  std::error_code error;
+  const std::filesystem::file_status status = std::filesystem::status(path, error);
+  if (!std::filesystem::status_known(status)) throw DiskError(path + ": " + error.message());
+  return status.type();
+}
+
 RegularFile::RegularFile(std::string path) : path_(std::move(path)) {
   if (path_.find('\0') != std::string::npos) {
     throw FormatError(fmt::format("{}: file name contains NUL", quote(path_)));
   }
   // Non-blocking, so that opening a pipe does not wait for a writer.
   descriptor_ = open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor_ < 0) {
-    throw FormatError(fmt::format("{}: cannot be opened: {}", path_, std::strerror(errno)));
-  }
+  if (descriptor_ < 0) throw_unreadable(path_ + ": cannot be opened", errno);
   struct stat status {};
-  const bool known = fstat(descriptor_, &status) == 0;
-  if (!known || !S_ISREG(status.st_mode)) {
+  const int error = fstat(descriptor_, &status) == 0 ? 0 : errno;
+  if (error != 0 || !S_ISREG(status.st_mode)) {
     close(descriptor_);
+    if (error != 0) throw_unreadable(path_, error);
     throw FormatError(fmt::format("{}: not a regular file", path_));
   }
   size_ = status.st_size;
@@ -37,9 +51,7 @@ size_t RegularFile::read_some(std::span<std::byte> out) {
   do {
     got = ::read(descriptor_, out.data(), out.size());
   } while (got < 0 && errno == EINTR);
-  if (got < 0) {
-    throw FormatError(fmt::format("{}: cannot be read: {}", path_, std::strerror(errno)));
-  }
+  if (got < 0) throw_unreadable(path_ + ": cannot be read", errno);
   return static_cast<size_t>(got);
 }
 
@@ -47,9 +59,7 @@ void RegularFile::read_at(uint64_t offset, std::span<std::byte> out) const {
   while (!out.empty()) {
     const ssize_t got = pread(descriptor_, out.data(), out.size(), static_cast<off_t>(offset));
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) {
-      throw FormatError(fmt::format("{}: cannot be read: {}", path_, std::strerror(errno)));
-    }
+    if (got < 0) throw_unreadable(path_ + ": cannot be read", errno);
     if (got == 0) {
       throw FormatError(
           fmt::format("{}: ends at byte {}, it had {} when opened", path_, offset, size_));

@@ -4,12 +4,21 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <span>
 #include <string>
 
 namespace rankwise {
 
-// FormatError naming path and reason when it cannot be opened or read.
+// For a call that failed with `error` (errno), "<what>: <its text>": FormatError when there is
+// nothing that could be read, else DiskError: what lies there may be good, and readable later.
+[[noreturn]] void throw_unreadable(const std::string& what, int error);
+
+// not_found when nothing is there; DiskError when that cannot be told.
+std::filesystem::file_type file_type_of(const std::string& path);
+
+// FormatError naming path and reason when it is absent, no regular file, or shorter than it was;
+// DiskError when it cannot be opened or read.
 class RegularFile {
  public:
   explicit RegularFile(std::string path);

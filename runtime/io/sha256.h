@@ -8,7 +8,7 @@
 
 namespace rankwise {
 
-// 64 lower-case hexadecimal digits. FormatError when the file cannot be read.
+// 64 lower-case hexadecimal digits. Errors of RegularFile.
 std::string sha256_hex(std::span<const std::byte> bytes);
 std::string sha256_file(const std::string& path);
 

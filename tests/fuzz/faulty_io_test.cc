@@ -13,6 +13,7 @@
 
 #include "runtime/io/atomic_file.h"
 #include "runtime/io/hdf5_file.h"
+#include "tests/launch/checkpoint/toy_state.h"
 #include "tests/support/error_of.h"
 #include "tests/support/program.h"
 #include "tests/support/scratch_folder.h"
@@ -85,6 +86,10 @@ TEST_F(FaultyIoChild, DISABLED_WriteAtomically) {
   });
 }
 
+TEST_F(FaultyIoChild, DISABLED_MakeFolders) {
+  report([&] { make_folders(path("disk/a/b/")); });
+}
+
 TEST_F(FaultyIoChild, DISABLED_WriteHdf5) {
   report([&] {
     std::vector<float> values(300'000, 1.0f);
@@ -93,6 +98,20 @@ TEST_F(FaultyIoChild, DISABLED_WriteHdf5) {
     file.close();
     publish_file(path("disk/tensors.h5"), path("disk/final.h5"));
   });
+}
+
+TEST_F(FaultyIoChild, DISABLED_RestoreNewest) {
+  try {
+    const auto alone = make_single_communicator();
+    Stream stream;
+    ToyState state(DeviceMesh(*alone, 1), 0);
+    const FoundCheckpoint found = find_checkpoint(path("disk"), *alone);
+    found.reader->restore(state.tensors(), stream);
+    std::cout << "result: step " << found.reader->step() << std::endl;
+  } catch (const Error& error) {
+    std::cout << "result: " << static_cast<int>(error.exit_code()) << " " << error.what()
+              << std::endl;
+  }
 }
 
 TEST_F(FaultyIoChild, DISABLED_EveryCall) {
@@ -202,6 +221,32 @@ TEST_F(FaultyIo, NoHdf5FileAppearsWhenAnyCallOfItsWritingFails) {
       EXPECT_NE(said, "done") << error << " at call " << call;
       EXPECT_EQ(exists("disk/final.h5"), call > rename_call) << error << " at call " << call;
     }
+  }
+}
+
+TEST_F(FaultyIo, NewFoldersAreSyncedAndTheirFailuresTold) {
+  EXPECT_EQ(run("MakeFolders", 0, "EIO"), "done");
+  EXPECT_EQ(calls(), "mkdir open fsync mkdir open fsync");
+  EXPECT_EQ(run("MakeFolders", 0, "EIO"), "done");
+  EXPECT_FALSE(exists("calls"));
+  std::filesystem::remove_all(folder_.file("disk/a"));
+  RW_EXPECT_HAS(run("MakeFolders", 1, "ENOSPC"), "disk/a: create failed: No space left on device");
+  RW_EXPECT_HAS(run("MakeFolders", 3, "EIO"), "disk: sync failed: Input/output error");
+  RW_EXPECT_HAS(run("MakeFolders", 1, "EIO"), "disk/a/b: create failed: Input/output error");
+}
+
+// What cannot be read may be good: a run that went on from an older checkpoint would remove it.
+TEST_F(FaultyIo, NoCheckpointIsPassedOverWhenAnyCallOfItsReadingFails) {
+  save_steps(folder_.file("disk"), *make_single_communicator(), 1, {10, 20});
+  ASSERT_EQ(run("RestoreNewest", 0, "EIO"), "step 20");
+  const std::string all = calls();
+  const auto count = 1 + std::ranges::count(all, ' ');
+  ASSERT_GT(count, 10) << all;
+  for (int call = 1; call <= count; ++call) {
+    const std::string said = run("RestoreNewest", call, "EIO");
+    EXPECT_TRUE(said.starts_with("74 ")) << "call " << call << ": " << said;
+    RW_EXPECT_HAS(said, "/step-00000020/");
+    RW_EXPECT_HAS(said, "Input/output error");
   }
 }
 

@@ -53,6 +53,19 @@ TEST_F(Saves, ThatFailedAreNotTheBest) {
   EXPECT_EQ(reader.scalars()["best_step"], 3);
 }
 
+TEST_F(Saves, OfAStateThatIsNotFiniteEndTheRunAndNothingIsLost) {
+  save(1, 1.0, /*at_exit=*/true);
+  value_ = std::nanf("");
+  save(2, 1.0, /*at_exit=*/false);
+  try {
+    save(3, 1.0, /*at_exit=*/false);
+    ADD_FAILURE() << "goes on";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.exit_code(), ExitCode::kDiverged) << error.what();
+  }
+  EXPECT_EQ(committed_steps(run_.path()), std::vector<int64_t>{1});
+}
+
 TEST_F(Saves, OfAContinuationThatIsGivenUpAreNotTheBest) {
   save(1, 2.0, /*at_exit=*/true);
   save(2, 1.0, /*at_exit=*/true);

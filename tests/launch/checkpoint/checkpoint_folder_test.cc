@@ -35,6 +35,18 @@ TEST(CheckpointFolder, ListsFoldersNewestFirst) {
             (std::vector<std::string>{"step-00000010", "step-00000050", "step-00000200"}));
 }
 
+TEST(CheckpointFolder, StepsAndPointersThatCannotBeLookedAtAreNotTakenForAbsent) {
+  const testing::ScratchFolder run;
+  run.write("step-00000010/x", "");
+  for (const std::string name : {"step-00000020", kBestPointer}) {
+    std::filesystem::create_symlink(name, run.file(name));  // in a circle, so that stat() fails
+  }
+  RW_EXPECT_HAS(testing::error_of<DiskError>([&] { committed_steps(run.path()); }),
+                "step-00000020: ");
+  RW_EXPECT_HAS(testing::error_of<DiskError>([&] { read_pointer(run.path(), kBestPointer); }),
+                "BEST: ");
+}
+
 TEST(CheckpointFolder, PointersThatNameNoCheckpointAreIgnored) {
   const testing::ScratchFolder run;
   EXPECT_FALSE(read_pointer(run.path(), kBestPointer).has_value());

@@ -244,57 +244,5 @@ TEST(CheckpointWriter, MissingRunFolderIsNamedByAllRanks) {
   });
 }
 
-TEST(CheckpointWriter, TooLittleRoomIsAnErrorBeforeAnythingIsWritten) {
-  const testing::ScratchFolder run;
-  run_ranks_as_threads(2, [&](Communicator& world) {
-    Stream stream;
-    const Shape shape{int64_t{1} << 50};  // never touched
-    CheckpointState state{.step = 1};
-    state.tensors.push_back(
-        {"vast", Tensor(nullptr, DType::kU8, shape), shape, whole_part(shape), world.rank() == 1});
-    CheckpointWriter writer({.folder = run.path()}, world);
-    const std::string message = error_of<DiskError>([&] { writer.begin(state, stream); });
-    RW_EXPECT_HAS(message, run.path() + ": a checkpoint needs 1125899906846720 bytes, ");
-    EXPECT_FALSE(writer.in_flight());
-    world.barrier("refused");
-    EXPECT_TRUE(names_in(run.path()).empty());
-  });
-}
-
-TEST(CheckpointWriter, WriteBeyondTheDeadlineFailsOnAllRanks) {
-  const testing::ScratchFolder run;
-  run_ranks_as_threads(2, [&](Communicator& world) {
-    Stream stream;
-    std::vector<float> large(world.rank() == 1 ? 8 << 20 : 1);
-    const Tensor values(large.data(), DType::kF32, {static_cast<int64_t>(large.size())});
-    CheckpointState state{.step = 1};
-    state.tensors.push_back(
-        {fmt::format("of {}", world.rank()), values, values.shape(), whole_part(values.shape())});
-    CheckpointWriter writer({.folder = run.path(), .deadline_seconds = 1e-3}, world);
-    writer.begin(state, stream);
-    const std::string message = error_of<DiskError>([&] { writer.try_commit(true); });
-    RW_EXPECT_HAS(message, "cannot save step 1: rank");
-    RW_EXPECT_HAS(message, "step-00000001.tmp-0-0: not written after 0.001 s");
-  });
-  EXPECT_TRUE(committed_steps(run.path()).empty());
-}
-
-TEST(CheckpointWriter, PartThatNobodyWritesIsNeverCommitted) {
-  const testing::ScratchFolder run;
-  run_ranks_as_threads(2, [&](Communicator& world) {
-    const DeviceMesh mesh(world, 2);
-    CheckpointWriter writer({.folder = run.path()}, world);
-    const ToyState toy(mesh, 1);
-    CheckpointState state = toy.at_step(1);
-    state.tensors[0].writes = world.rank() == 1;
-    RW_EXPECT_HAS(error_of<FormatError>([&] { save(writer, state); }),
-                  "tensor 'up.weight': manifest: 20 of 36 elements are stored");
-    state.tensors[0].writes = true;
-    state.scalars["metric"] = std::numeric_limits<double>::infinity();
-    RW_EXPECT_HAS(error_of<FormatError>([&] { save(writer, state); }), "scalars read back changed");
-  });
-  EXPECT_TRUE(names_in(run.path()).empty());
-}
-
 }  // namespace
 }  // namespace rankwise
