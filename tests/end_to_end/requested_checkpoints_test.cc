@@ -21,7 +21,7 @@ class RequestedCheckpoint : public ::testing::Test {
   }
   std::vector<int64_t> steps() const { return committed_steps(config().checkpoint.dir); }
 
-  const SmallRun files_;
+  const SmallRun files_{{.rows = 25}};  // two shards evaluate 12 and 13
 };
 
 TEST_F(RequestedCheckpoint, ComesAfterTheStepOfUsr2AndTheRunGoesOn) {
