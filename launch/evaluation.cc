@@ -11,16 +11,22 @@ namespace rankwise {
 
 double EvaluationResult::perplexity() const { return std::exp(loss); }
 
-EvaluationResult evaluate_loss(CausalLm& model, const std::vector<MicroBatch>& batches,
-                               const DeviceMesh& mesh, Arena& arena, Stream& stream) {
+std::optional<EvaluationResult> evaluate_loss(CausalLm& model,
+                                              const std::vector<MicroBatch>& batches,
+                                              const DeviceMesh& mesh, Arena& arena, Stream& stream,
+                                              const std::function<bool()>& gives_up) {
+  // Shards may have one less than others.
+  const double most = all_reduce_numbers(mesh.world(), {static_cast<double>(batches.size())},
+                                         ReduceOp::kMax, "evaluation batches")[0];
   const Arena::Scope scope = arena.scope("metrics");
   const Tensor sums = arena.allocate("metrics", DType::kF64, {3});
   fill(sums, 0.0f, stream);
-  for (const MicroBatch& batch : batches) {
-    const int patience = &batch == batches.data() ? kFilePatience : 1;
-    mesh.world().activity().report("evaluate", patience, /*repeats=*/true);
+  for (size_t i = 0; i < static_cast<size_t>(most); ++i) {
+    if (gives_up && gives_up()) return std::nullopt;
+    if (i >= batches.size()) continue;
+    mesh.world().activity().report("evaluate", i == 0 ? kFilePatience : 1, /*repeats=*/true);
     const Arena::Scope activations = arena.scope("activations");
-    ForwardContext context = model.forward(batch, /*training=*/false, /*step=*/0, stream);
+    ForwardContext context = model.forward(batches[i], /*training=*/false, /*step=*/0, stream);
     model.loss(context, sums, stream);
   }
   mesh.data().all_reduce(sums, ReduceOp::kSum, "evaluation sums", stream);

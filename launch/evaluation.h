@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <vector>
 
 #include "model/causal_lm.h"
@@ -19,7 +21,11 @@ struct EvaluationResult {
 };
 
 // `batches` are this data shard's; every rank calls, all get the result of all shards together.
-EvaluationResult evaluate_loss(CausalLm& model, const std::vector<MicroBatch>& batches,
-                               const DeviceMesh& mesh, Arena& arena, Stream& stream);
+// `gives_up` is asked before every micro-batch, as often on every rank, and must tell all the same:
+// then there is no result.
+std::optional<EvaluationResult> evaluate_loss(CausalLm& model,
+                                              const std::vector<MicroBatch>& batches,
+                                              const DeviceMesh& mesh, Arena& arena, Stream& stream,
+                                              const std::function<bool()>& gives_up = {});
 
 }  // namespace rankwise

@@ -16,7 +16,6 @@
 namespace rankwise {
 namespace {
 
-constexpr int64_t kNoticeSeconds = 120;
 // Launchers send TERM to a process and to its group: both are one request.
 constexpr int64_t kOneTermNanoseconds = 500'000'000;
 
@@ -91,8 +90,8 @@ void forget_requests() { g_request = 0; }
 
 bool is_terminated() { return g_terminated != 0; }
 
-bool BatchJob::is_ending() const {
-  return end_time && static_cast<int64_t>(std::time(nullptr)) >= *end_time - kNoticeSeconds;
+bool BatchJob::ends_within(int64_t seconds) const {
+  return end_time && static_cast<int64_t>(std::time(nullptr)) >= *end_time - seconds;
 }
 
 BatchJob batch_job() {

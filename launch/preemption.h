@@ -32,7 +32,8 @@ struct BatchJob {
   std::string name;                 // "<job>-<restart>", or of the process without a batch system
   std::optional<int64_t> end_time;  // seconds since 1970
   // Two minutes before the end, and later.
-  bool is_ending() const;
+  bool is_ending() const { return ends_within(120); }
+  bool ends_within(int64_t seconds) const;
 };
 BatchJob batch_job();
 

@@ -111,6 +111,12 @@ void RunCheckpoints::restore_best(const Json& scalars, int64_t step) {
   std::filesystem::remove(section_.dir + "/" + kBestPointer);
 }
 
+void RunCheckpoints::add_eval_loss(int64_t step, double loss) {
+  if (!is_best(loss)) return;
+  best_loss_ = loss, best_step_ = step;
+  if (world_->rank() == 0) write_pointer(section_.dir, kBestPointer, step);
+}
+
 double RunCheckpoints::seconds_since_commit() const {
   return committed_ ? seconds_since(*committed_) : std::numeric_limits<double>::infinity();
 }
@@ -123,7 +129,7 @@ void RunCheckpoints::save(int64_t step, std::optional<double> loss, Json scalars
   if (writer_.in_flight()) finish(/*wait=*/true, /*at_exit=*/false);
   world_->activity().report("checkpoint", kFilePatience);
   state_.step = step;
-  state_.best = section_.best && loss && (!best_loss_ || *loss < *best_loss_);
+  state_.best = is_best(loss);
   saved_loss_ = loss;
   const std::optional<double> least = state_.best ? loss : best_loss_;
   const std::optional<int64_t> least_at = state_.best ? step : best_step_;

@@ -32,6 +32,10 @@ class RunCheckpoints {
   // checkpoint. DiskError, FormatError: of the pointer.
   void restore_best(const Json& scalars, int64_t step);
 
+  // `loss`: of an evaluation, made only now, in the step of a durable checkpoint of this folder.
+  // DiskError: of the pointer BEST.
+  void add_eval_loss(int64_t step, double loss);
+
   // By checkpoint.every.
   bool is_due(int64_t step) const { return section_.every > 0 && step % section_.every == 0; }
   // By checkpoint.every_minutes, on this rank's clock.
@@ -52,6 +56,9 @@ class RunCheckpoints {
     return std::chrono::duration<double>(Clock::now() - begin).count();
   }
   void finish(bool wait, bool at_exit);
+  bool is_best(std::optional<double> loss) const {
+    return section_.best && loss && (!best_loss_ || *loss < *best_loss_);
+  }
 
   CheckpointSection section_;
   Communicator* world_;

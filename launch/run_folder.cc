@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/chrono.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -175,6 +176,26 @@ void RunFolder::append_metrics(const MetricsRecord& record) {
     eval_losses_.push_back({step, *record.eval_loss});
     write_chart();
   }
+}
+
+void RunFolder::add_eval_loss(int64_t step, double loss) {
+  std::vector<std::string> lines = lines_of(file("metrics.jsonl"));
+  std::vector<std::string> rows = lines_of(file("metrics.csv"));
+  Json record = lines.empty() ? Json() : parse_json(lines.back(), file("metrics.jsonl"));
+  if (record.is_null() || record.at("step") != step) return;
+  record["eval_loss"] = loss;
+  lines.back() = record.dump();
+  write_file_atomically(file("metrics.jsonl"), fmt::format("{}\n", fmt::join(lines, "\n")));
+  if (rows.size() == lines.size() + 1) {
+    std::istringstream names(rows.front());
+    rows.back().clear();
+    for (std::string name; std::getline(names, name, ',');) {
+      rows.back() += (rows.back().empty() ? "" : ",") + csv_cell(record.value(name, Json()));
+    }
+    write_file_atomically(file("metrics.csv"), fmt::format("{}\n", fmt::join(rows, "\n")));
+  }
+  eval_losses_.push_back({static_cast<double>(step), loss});
+  write_chart();
 }
 
 void RunFolder::log(std::string_view line) const {

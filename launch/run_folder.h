@@ -45,6 +45,8 @@ class RunFolder {
   void write_samples(std::string_view text) const;
   // Also redraws loss.svg when the record carries an evaluation.
   void append_metrics(const MetricsRecord& record);
+  // Of an evaluation made later, into the last record if it is of `step`.
+  void add_eval_loss(int64_t step, double loss);
   // One line of log.txt, with the UTC time before it.
   void log(std::string_view line) const;
   // summary.txt and the final loss.svg: the run is finished.

@@ -26,9 +26,14 @@ void RunReporter::say(std::string_view line) {
   folder_->log(line);
 }
 
-void RunReporter::baseline(double eval_loss) {
-  first_eval_ = eval_loss;
-  say(fmt::format("eval loss before training: {:.4f}", eval_loss));
+void RunReporter::evaluation(int64_t step, double loss) {
+  if (step == 0) {
+    first_eval_ = loss;
+    return say(fmt::format("eval loss before training: {:.4f}", loss));
+  }
+  last_eval_ = loss;
+  folder_->add_eval_loss(step, loss);
+  say(fmt::format("eval loss after step {}: {:.4f}", step, loss));
 }
 
 void RunReporter::step(MetricsRecord record, bool log) {

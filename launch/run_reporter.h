@@ -24,8 +24,8 @@ class RunReporter {
 
   // To the console and log.txt.
   void say(std::string_view line);
-  // Evaluation loss before the first step.
-  void baseline(double eval_loss);
+  // Of an evaluation before this start's first step, of the state after `step` steps.
+  void evaluation(int64_t step, double loss);
   // After every step: moves the moving average and the live bar; `log` writes the record
   // everywhere.
   void step(MetricsRecord record, bool log);

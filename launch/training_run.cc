@@ -18,6 +18,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// A batch system may tell of its time limit minutes before.
+constexpr int64_t kLimitSeconds = 600;
+
 double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
@@ -146,11 +149,15 @@ ExitCode TrainingRun::train_and_export(RunStart start, const TrainOptions& optio
   Trainer trainer(config_, files_, adaptation_, mesh_, arena_, stream_, total_steps_);
   const bool is_counted = start.reader && options.resume == "auto";
   begin(std::move(start), options, trainer);
-  if (first_step_ < total_steps_ && is_asked_to_stop()) {
-    say(fmt::format("stopped before step {} on request", first_step_ + 1));
+  const bool stops = (first_step_ < total_steps_ || owes_evaluation_) && is_asked_to_stop();
+  // Where others ask for the machine, the next start may have more time.
+  const bool is_preempted = stops && job_.end_time && !job_.ends_within(kLimitSeconds);
+  if (is_counted && is_root() && !is_preempted) count_start(config_.checkpoint.dir, first_step_);
+  if (stops) {
+    say(fmt::format("stopped on request before its first step, after step {} of {}", first_step_,
+                    total_steps_));
     return ExitCode::kRequeue;
   }
-  if (is_counted && is_root()) count_start(config_.checkpoint.dir, first_step_);
   const ExitCode code = train_steps(trainer);
   if (code != ExitCode::kDone) return code;
   if (trainer.adalora() != nullptr) trainer.adalora()->allocator().check_agreement(stream_);
@@ -190,10 +197,8 @@ void TrainingRun::begin(RunStart start, const TrainOptions& options, Trainer& tr
   checkpoints_.emplace(config_.checkpoint, std::move(writer), std::move(state), context_->world,
                        stream_, [this](std::string_view line) { say(line); });
   if (!start.reader) {
-    if (data_.eval) {
-      const double before = evaluate(trainer, 0);
-      if (reporter_) reporter_->baseline(before);
-    }
+    owes_evaluation_ = true;
+    evaluate_start(trainer);
     return checkpoints_->prove(checkpoint_scalars(trainer));
   }
   const Json scalars = start.reader->scalars();
@@ -201,10 +206,14 @@ void TrainingRun::begin(RunStart start, const TrainOptions& options, Trainer& tr
   say(fmt::format("goes on after step {} of {} from {}", first_step_, total_steps_,
                   start.reader->path()));
   start.reader.reset();  // it holds files open
-  if (start.in_place) {
-    checkpoints_->restore_best(scalars, first_step_);
-  } else {
-    checkpoints_->save(first_step_, std::nullopt, checkpoint_scalars(trainer), /*at_exit=*/true);
+  if (start.in_place) checkpoints_->restore_best(scalars, first_step_);
+  owes_evaluation_ = scalars.value("evaluation_owed", false);
+  std::optional<double> loss = evaluate_start(trainer);
+  if (first_step_ == 0) loss.reset();  // as in a new run: step 0 is not the best
+  if (!start.in_place) {
+    checkpoints_->save(first_step_, loss, checkpoint_scalars(trainer), /*at_exit=*/true);
+  } else if (loss) {
+    checkpoints_->add_eval_loss(first_step_, *loss);
   }
   RW_FAILPOINT("resume.done");
 }

@@ -68,8 +68,15 @@ class TrainingRun {
   void warn(int64_t step, const StepMeasurement& measurement, const StepGuard& guard);
   MetricsRecord compare_ranks(int64_t step, const StepMeasurement& measurement, double data_seconds,
                               double step_seconds, Agreement& agreed);
-  // After `step` steps. kDiverged when it is not finite.
-  double evaluate(Trainer& trainer, int64_t step);
+  // After `step` steps. Nothing when a request to stop, which `agreed` takes over as any other,
+  // came before the end. kDiverged when it is not finite.
+  std::optional<double> evaluate(Trainer& trainer, int64_t step, Agreement& agreed);
+  // The evaluation that the state of the first step is owed, if any.
+  std::optional<double> evaluate_start(Trainer& trainer);
+  // Of this rank. The time limit asks only a start that has made a step.
+  RunRequest request_after(int64_t step) const {
+    return step > first_step_ && job_.is_ending() ? RunRequest::kStop : pending_request();
+  }
   Json checkpoint_scalars(const Trainer& trainer) const;
   void say(std::string_view line) {
     if (reporter_) reporter_->say(line);
@@ -105,6 +112,7 @@ class TrainingRun {
   std::optional<ReplicaCheck> replicas_;  // with guard.replica_hash_every
   Json description_;                      // run.json, on rank 0
   int64_t first_step_ = 0;
+  bool owes_evaluation_ = false;  // of the present state: a request to stop came before its end
   int64_t tokens_so_far_ = 0;
   double seconds_before_ = 0.0;  // of the starts that this one continues
   std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();

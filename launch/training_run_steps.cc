@@ -21,14 +21,39 @@ double seconds_since(Clock::time_point begin) {
 
 }  // namespace
 
-double TrainingRun::evaluate(Trainer& trainer, int64_t step) {
+std::optional<double> TrainingRun::evaluate(Trainer& trainer, int64_t step, Agreement& agreed) {
   context_->world.activity().report("evaluate", kFilePatience);
   const std::vector<MicroBatch> batches =
       make_eval_batches(config_, *data_.eval, mesh_, config_.eval.batches);
-  const double loss = evaluate_loss(trainer.model(), batches, mesh_, arena_, stream_).loss;
-  if (std::isfinite(loss)) return loss;
-  throw Error(ExitCode::kDiverged,
-              fmt::format("step {}: evaluation loss {}; nothing is saved after it", step, loss));
+  // Once in a global batch: where rows differ in length, ranks that ask wait for each other.
+  const int64_t between =
+      config_.train.global_batch / (config_.train.micro_batch * mesh_.data().size());
+  const auto gives_up = [&, asked = int64_t{0}]() mutable {
+    if (asked++ % between != 0) return false;
+    const std::vector<double> all = all_reduce_numbers(
+        context_->world,
+        {static_cast<double>(request_after(step)), checkpoints_->seconds_since_commit()},
+        ReduceOp::kMax, "requests");
+    agreed.request = std::max(agreed.request, static_cast<RunRequest>(all[0]));
+    agreed.commit_is_young = all[1] < kYoungSeconds;
+    return agreed.request >= RunRequest::kTerminate;
+  };
+  const auto result = evaluate_loss(trainer.model(), batches, mesh_, arena_, stream_, gives_up);
+  if (!result) return std::nullopt;
+  if (std::isfinite(result->loss)) return result->loss;
+  throw Error(
+      ExitCode::kDiverged,
+      fmt::format("step {}: evaluation loss {}; nothing is saved after it", step, result->loss));
+}
+
+std::optional<double> TrainingRun::evaluate_start(Trainer& trainer) {
+  owes_evaluation_ = owes_evaluation_ && data_.eval;
+  if (!owes_evaluation_) return std::nullopt;
+  Agreement told_again;  // a request to stop stays pending; the state is saved
+  const std::optional<double> loss = evaluate(trainer, first_step_, told_again);
+  owes_evaluation_ = !loss;
+  if (loss && reporter_) reporter_->evaluation(first_step_, *loss);
+  return loss;
 }
 
 bool TrainingRun::is_asked_to_stop() const {
@@ -76,7 +101,10 @@ ExitCode TrainingRun::train_steps(Trainer& trainer) {
     }
     const bool evaluates =
         data_.eval && (last || (config_.eval.every > 0 && done % config_.eval.every == 0));
-    if (evaluates) record.eval_loss = evaluate(trainer, done);
+    if (evaluates && agreed.request < RunRequest::kTerminate) {
+      record.eval_loss = evaluate(trainer, done, agreed);
+    }
+    owes_evaluation_ = evaluates && !record.eval_loss;
     RW_FAILPOINT("step.report");
     warn(done, measurement, trainer.guard());
     if (reporter_) reporter_->step(record, evaluates || last || done % config_.log.every == 0);
@@ -90,7 +118,7 @@ ExitCode TrainingRun::train_steps(Trainer& trainer) {
 bool TrainingRun::end_step(int64_t done, std::optional<double> eval_loss, const Agreement& agreed,
                            const Trainer& trainer) {
   const bool last = done == total_steps_;
-  const bool stops = !last && agreed.request >= RunRequest::kTerminate;
+  const bool stops = (!last || owes_evaluation_) && agreed.request >= RunRequest::kTerminate;
   if (stops) forget_requests();
   if (stops && agreed.request == RunRequest::kTerminate && agreed.commit_is_young) {
     say(fmt::format("asked to terminate after step {}: the last checkpoint is younger than {} s",
@@ -108,7 +136,10 @@ bool TrainingRun::end_step(int64_t done, std::optional<double> eval_loss, const 
   } else {
     checkpoints_->poll();
   }
-  if (stops) say(fmt::format("stopped after step {} of {} on request", done, total_steps_));
+  if (stops) {
+    say(fmt::format("stopped after step {} of {} on request{}", done, total_steps_,
+                    owes_evaluation_ ? "; its evaluation is left to the next start" : ""));
+  }
   return stops;
 }
 
@@ -119,6 +150,7 @@ Json TrainingRun::checkpoint_scalars(const Trainer& trainer) const {
           {"seconds", seconds_before_ + seconds_since(begun_)},
           {"data_parallel", mesh_.data().size()},
           {"tensor_parallel", mesh_.tensor().size()},
+          {"evaluation_owed", owes_evaluation_},
           {"reporter", reporter_->state()},
           {"guard", trainer.guard().state()},
           {"run", description_}};
@@ -129,7 +161,6 @@ MetricsRecord TrainingRun::compare_ranks(int64_t step, const StepMeasurement& me
                                          Agreement& agreed) {
   constexpr int64_t kFields = 9;
   const int64_t ranks = context_->world.size();
-  const RunRequest request = job_.is_ending() ? RunRequest::kStop : pending_request();
   const size_t peak_bytes = static_cast<size_t>(arena_.peak_bytes()) + stream_.scratch_peak_bytes();
   std::array<double, kFields> own = {measurement.compute_seconds,
                                      measurement.reduce_seconds,
@@ -137,7 +168,7 @@ MetricsRecord TrainingRun::compare_ranks(int64_t step, const StepMeasurement& me
                                      static_cast<double>(measurement.tokens),
                                      static_cast<double>(peak_bytes),
                                      measurement.refresh_seconds.value_or(0.0),
-                                     static_cast<double>(request),
+                                     static_cast<double>(request_after(step)),
                                      checkpoints_->is_time() ? 1.0 : 0.0,
                                      checkpoints_->seconds_since_commit()};
   std::vector<double> all(static_cast<size_t>(ranks * kFields));

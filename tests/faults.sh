@@ -189,6 +189,7 @@ preempt() {
     compare_end
     return 1
   fi
+  rm -f "$folder/run/starts.json"  # nor are stops before it
   [[ $code == 75 ]]
   report $? "exit code $code, not 75"
   ((++count[stops]))

@@ -69,9 +69,11 @@ class EvaluateVerb : public Verb {
                            .device = device,
                            .compute = compute},
                           mesh);
-    const EvaluationResult result = evaluate_loss(
-        loaded.model(), make_eval_batches(config, *data.eval, mesh, config.eval.batches), mesh,
-        loaded.arena(), loaded.stream());
+    const EvaluationResult result =
+        evaluate_loss(loaded.model(),
+                      make_eval_batches(config, *data.eval, mesh, config.eval.batches), mesh,
+                      loaded.arena(), loaded.stream())
+            .value();
     context.out << fmt::format("eval data        {}\n", describe(data.eval->report))
                 << fmt::format("evaluated tokens {}\n", result.trained_tokens)
                 << fmt::format("loss             {:.6f}\n", result.loss)

@@ -32,10 +32,11 @@ struct RunLayout {
 inline void ask_to_stop() { raise_here(SIGUSR1); }
 inline void fail() { throw std::logic_error("fails"); }
 
-// One rank of a run in `config`'s folder. `action` happens in step `at`, on the last rank.
+// One rank of a run in `config`'s folder. `action` happens on the last rank: in step `at`, or, with
+// a `report` from 1, at that report of its evaluation (the second is of the first micro-batch).
 inline ExitCode train_rank(const TrainConfig& config, const std::string& resume,
                            Communicator& world, int64_t at = 0,
-                           const std::function<void()>& action = ask_to_stop) {
+                           const std::function<void()>& action = ask_to_stop, int report = 0) {
   std::ostringstream out;
   VerbContext context{.world = world,
                       .local_rank = world.rank(),
@@ -43,9 +44,13 @@ inline ExitCode train_rank(const TrainConfig& config, const std::string& resume,
                       .host = "host",
                       .out = out};
   TrainingRun run(config, context);  // its memory plan walks a step too
+  int reports = at == 0 ? 0 : -1;    // of evaluations since step `at`
   if (world.rank() == world.size() - 1) {
     world.activity().set_observer([&](std::string_view work) {
-      if (work == fmt::format("step {}", at)) action();
+      const bool is_begin = work == fmt::format("step {}", at);
+      if (is_begin) reports = 0;
+      if (work == "evaluate" && reports >= 0) ++reports;
+      if ((is_begin || work == "evaluate") && reports == report) action();
     });
   }
   return run.run({.resume = resume});
@@ -54,12 +59,13 @@ inline ExitCode train_rank(const TrainConfig& config, const std::string& resume,
 // On ranks that are threads.
 inline ExitCode train_in_folder(TrainConfig config, const std::string& resume,
                                 RunLayout layout = {}, int64_t at = 0,
-                                const std::function<void()>& action = ask_to_stop) {
+                                const std::function<void()>& action = ask_to_stop, int report = 0) {
   listen_for_requests();
   config.parallel.tensor = layout.tensor;
   std::vector<ExitCode> codes(static_cast<size_t>(layout.data * layout.tensor));
   run_ranks_as_threads(static_cast<int>(codes.size()), [&](Communicator& world) {
-    codes[static_cast<size_t>(world.rank())] = train_rank(config, resume, world, at, action);
+    codes[static_cast<size_t>(world.rank())] =
+        train_rank(config, resume, world, at, action, report);
   });
   for (const ExitCode code : codes) EXPECT_EQ(code, codes[0]);
   return codes[0];

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Starts over a run that was stopped: what may change, what is refused and then leaves the folder
 // as it is, and when a start ends early.
+#include <cstdlib>
+#include <ctime>
+
 #include "launch/checkpoint/checkpoint_folder.h"
 #include "launch/run_lease.h"
 #include "launch/run_state.h"
@@ -143,7 +146,28 @@ TEST_F(StoppedRun, MakesNoStepWhenItIsAskedToStopBefore) {
   ASSERT_EQ(start({}, "auto"), ExitCode::kRequeue);
   EXPECT_EQ(committed_steps(folder()).front(), 4);
   EXPECT_EQ(outcome_of(folder()).losses.size(), 4u);
+}
+
+TEST_F(StoppedRun, StartsThatTheTimeLimitEndsBeforeTheirFirstStepEndWithDoNotRequeue) {
+  const auto start_until = [&](const std::string& seconds) {
+    const int64_t end = std::time(nullptr) + std::stoll("0" + seconds);
+    if (!seconds.empty()) setenv("SLURM_JOB_END_TIME", std::to_string(end).c_str(), 1);
+    ask_to_stop();
+    const ExitCode code = start({}, "auto");
+    unsetenv("SLURM_JOB_END_TIME");
+    return code;
+  };
+  EXPECT_EQ(start_until("3600"), ExitCode::kRequeue);  // another job takes the machine
   EXPECT_FALSE(fs::exists(folder() + "/starts.json"));
+  for (const char* seconds : {"170", "", "170"}) {
+    EXPECT_EQ(start_until(seconds), ExitCode::kRequeue);
+  }
+  try {
+    start({}, "auto");
+    ADD_FAILURE() << "a fourth start";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.exit_code(), ExitCode::kDoNotRequeue) << error.what();
+  }
 }
 
 TEST_F(StoppedRun, IsRefusedWhileAnotherProcessWritesIt) {

@@ -77,5 +77,16 @@ TEST_F(Saves, OfAContinuationThatIsGivenUpAreNotTheBest) {
   EXPECT_EQ(read_pointer(run_.path(), kBestPointer), 2);
 }
 
+TEST_F(Saves, ThatWereEvaluatedLaterMayBeTheBest) {
+  checkpoints_.save(1, std::nullopt, Json::object(), /*at_exit=*/true);
+  EXPECT_EQ(read_pointer(run_.path(), kBestPointer), std::nullopt);
+  checkpoints_.add_eval_loss(1, 2.0);
+  EXPECT_EQ(read_pointer(run_.path(), kBestPointer), 1);
+  save(2, 3.0, /*at_exit=*/true);
+  EXPECT_EQ(read_pointer(run_.path(), kBestPointer), 1);
+  checkpoints_.add_eval_loss(2, 3.0);
+  EXPECT_EQ(read_pointer(run_.path(), kBestPointer), 1);
+}
+
 }  // namespace
 }  // namespace rankwise

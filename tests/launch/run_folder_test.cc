@@ -26,6 +26,22 @@ std::vector<std::string> lines_of(const std::string& path) {
   return lines;
 }
 
+TEST(RunFolder, AnEvaluationMadeLaterIsInTheRecordOfItsStep) {
+  const ScratchFolder scratch;
+  RunFolder later(scratch.file("later"), false), twin(scratch.file("twin"), false);
+  for (RunFolder* folder : {&later, &twin}) folder->append_metrics({.step = 1, .loss = 2.5});
+  later.append_metrics({.step = 2, .loss = NAN, .tokens = 20});
+  twin.append_metrics({.step = 2, .loss = NAN, .eval_loss = 0.1, .tokens = 20});
+  later.add_eval_loss(3, 7.0);  // not logged
+  later.add_eval_loss(2, 0.1);
+  for (const char* name : {"metrics.jsonl", "metrics.csv"}) {
+    EXPECT_EQ(read_file(later.file(name)), read_file(twin.file(name)));
+  }
+  RunFolder empty(scratch.file("empty"), false);
+  empty.add_eval_loss(2, 0.1);
+  EXPECT_FALSE(fs::exists(empty.file("metrics.jsonl")));
+}
+
 TEST(RunFolder, MetricsAreOneObjectAndOneRowPerStep) {
   const ScratchFolder scratch;
   RunFolder folder(scratch.file("runs/a"), false);
