@@ -6,6 +6,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -13,6 +14,7 @@
 #include <iostream>
 #include <new>
 #include <ostream>
+#include <system_error>
 #include <thread>
 
 #include "launch/config/nearest_name.h"
@@ -53,6 +55,15 @@ Failure current_failure() {
   }
 }
 
+// What to do about a full disk, whoever met it: the system's words are part of the message.
+std::string disk_advice(std::string_view message) {
+  for (const int error : {ENOSPC, EDQUOT}) {
+    if (message.find(std::generic_category().message(error)) == std::string_view::npos) continue;
+    return "; free space or quota there, a smaller checkpoint.keep, or another checkpoint.dir";
+  }
+  return "";
+}
+
 // One write, so that lines of several ranks do not mix.
 void print_line(std::string line) {
   // Names in messages come from users and files; one error stays one line all the same.
@@ -62,8 +73,9 @@ void print_line(std::string line) {
   std::cerr << line << std::flush;
 }
 
-void report(std::string_view prefix, std::string_view message) {
-  print_line(fmt::format("rankwise: error: {}{}", prefix, message));
+void report(std::string_view prefix, const Failure& failure) {
+  print_line(fmt::format("rankwise: error: {}{}{}", prefix, failure.message,
+                         failure.code == ExitCode::kDisk ? disk_advice(failure.message) : ""));
 }
 
 // Before MPI is up, several ranks can be told apart only by what their launcher says.
@@ -105,7 +117,7 @@ void end_for(const Verdict& verdict, Communicator& world) {
   const int code = static_cast<int>(verdict.code);
   // A rank that has spoken ends the others by its launcher.
   if (verdict.message.empty() || is_terminated()) end_process(code);
-  report("", verdict.message);
+  report("", {verdict.code, verdict.message});
   // A launcher that has just seen the rank end by a signal says so, instead of this code.
   std::this_thread::sleep_for(std::chrono::milliseconds(300));
   abort_job(world, code);
@@ -153,7 +165,7 @@ int run_verb(Verb& verb, const Preparation& prepare, int* argc, char*** argv) {
     let_the_cause_speak_first(failure, world.rank());
     if (monitor != nullptr) monitor->claim_report(failure.code);
     report(fmt::format("rank {} on {} during '{}': ", world.rank(), context.host, operation),
-           failure.message);
+           failure);
     abort_job(world, static_cast<int>(failure.code));
   }
 }
@@ -245,7 +257,7 @@ int run_program(int argc, char** argv, const Preparation& prepare) {
     const Failure failure = current_failure();
     // What is wrong with a command line is the same on all ranks.
     const bool same_everywhere = failure.code == ExitCode::kConfig;
-    if (!same_everywhere || is_first_rank()) report("", failure.message);
+    if (!same_everywhere || is_first_rank()) report("", failure);
     return static_cast<int>(failure.code);
   }
 }

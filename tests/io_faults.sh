@@ -6,9 +6,9 @@
 # RANKS (4), JOBS (1): runs at a time. Of the calls of one name on one file the first one fails, and of
 # the further ones every REPEATS-th (1: all). SITES: a pattern of SCENARIO:RANK:ERROR:CALL:FILE (*).
 # Every run must
-#   - end within DEADLINE (in the environment; 30) seconds with all its processes: with 74 (4 if a file cannot be read) and one line that
-#     names rank, path and error, or with 0 and a warning that does; a call that went half way is
-#     continued without a word;
+#   - end within DEADLINE (in the environment; 30) seconds with all its processes: with 74 (4 if a file
+#     cannot be read) and one line that names rank, path and error, and what helps a full disk, or with
+#     0 and a warning that names them; a call that went half way is continued without a word;
 #   - leave the newest checkpoint that it reported, so that --resume auto goes on from it, or from a
 #     newer one, without a warning, and ends with the weights of a run that nothing disturbed.
 # Last line: N passed, N failed, N skipped; skipped are faults that the run did not meet.
@@ -142,7 +142,8 @@ end_is_right() {  # CODE
     0) grep -i -h warning "$run.out" "$run.err" > "$run.warnings"
       [[ $error == SHORT ]] || is_harmless "$call" "$file" || names_fault "$run.warnings" ;;
     74) grep "^rankwise: error: " "$run.err" > "$run.error"
-      [[ $(wc -l < "$run.error") == 1 ]] && names_fault "$run.error" ;;
+      [[ $(wc -l < "$run.error") == 1 ]] && names_fault "$run.error" &&
+        [[ $error != ENOSPC || $(< "$run.error") == *"; free space or quota there, "* ]] ;;
     4) [[ $call == *read || $call == open ]] && grep "^rankwise: error: " "$run.err" > "$run.error" &&
       [[ $(wc -l < "$run.error") == 1 ]] && names_fault "$run.error" ;;
     *) false ;;
