@@ -6,7 +6,6 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -14,10 +13,10 @@
 #include <iostream>
 #include <new>
 #include <ostream>
-#include <system_error>
 #include <thread>
 
 #include "launch/config/nearest_name.h"
+#include "launch/output_folder.h"
 #include "launch/preemption.h"
 #include "launch/progress_line.h"
 #include "launch/verbs/verb.h"
@@ -53,15 +52,6 @@ Failure current_failure() {
   } catch (...) {
     return {ExitCode::kInternal, "internal error: unknown exception"};
   }
-}
-
-// What to do about a full disk, whoever met it: the system's words are part of the message.
-std::string disk_advice(std::string_view message) {
-  for (const int error : {ENOSPC, EDQUOT}) {
-    if (message.find(std::generic_category().message(error)) == std::string_view::npos) continue;
-    return "; free space or quota there, a smaller checkpoint.keep, or another checkpoint.dir";
-  }
-  return "";
 }
 
 // One write, so that lines of several ranks do not mix.

@@ -51,6 +51,7 @@ class RunCheckpoints {
     return std::chrono::duration<double>(Clock::now() - begin).count();
   }
   void finish(bool wait, bool at_exit);
+  void warn(const std::string& text) const;
 
   CheckpointSection section_;
   Communicator* world_;
