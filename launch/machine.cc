@@ -80,14 +80,23 @@ DynamicLibrary open_library(const char* name) {
   return {dlopen(name, RTLD_LAZY | RTLD_LOCAL), dlclose};
 }
 
-std::string nccl_version() {
-  const DynamicLibrary library = open_library("libnccl.so.2");
+// "" when `library` has no such function.
+template <typename GetVersion>
+std::string version_of(const DynamicLibrary& library, const char* function,
+                       int64_t (*version_from)(GetVersion)) {
   if (library == nullptr) return "";
-  using GetVersion = int (*)(int*);
-  const auto get_version = reinterpret_cast<GetVersion>(dlsym(library.get(), "ncclGetVersion"));
-  int version = 0;
-  if (get_version == nullptr || get_version(&version) != 0) return "unknown version";
+  const auto get_version = reinterpret_cast<GetVersion>(dlsym(library.get(), function));
+  if (get_version == nullptr) return "";
+  const int64_t version = version_from(get_version);
   return fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
+}
+
+int64_t returned(size_t (*get_version)()) { return static_cast<int64_t>(get_version()); }
+
+int64_t written(int (*get_version)(int*)) {
+  int version = 0;
+  get_version(&version);
+  return version;
 }
 
 // Value of "key value" in a file of such lines; 0 when it is not there.
@@ -107,6 +116,18 @@ int64_t usable_threads() {
 }
 
 }  // namespace
+
+std::string nccl_version() {
+  return version_of(open_library("libnccl.so.2"), "ncclGetVersion", written);
+}
+
+std::string cudnn_version() {
+  return version_of(open_library("libcudnn.so.9"), "cudnnGetVersion", returned);
+}
+
+std::string cublaslt_version() {
+  return version_of(open_library(nullptr), "cublasLtGetVersion", returned);
+}
 
 void read_cpuinfo(const std::string& text, MachineReport& report) {
   static const std::vector<std::string> kSimd = {"avx2",     "fma",         "f16c",

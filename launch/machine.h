@@ -31,6 +31,12 @@ struct MachineReport {
 // dev/nvidia*, proc/driver/nvidia. Nothing that cannot be read is an error.
 MachineReport inspect_machine(const std::string& root = "/");
 
+// Of the libraries that this process takes or would take, "9.6.0"; empty: not found. cuBLASLt is
+// found where the program is linked with it.
+std::string nccl_version();
+std::string cudnn_version();
+std::string cublaslt_version();
+
 // What this process may still take: available memory, within what is left of a container's limit;
 // page cache counts as free. 0: unknown.
 int64_t available_host_bytes(const std::string& root = "/");

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "launch/output_folder.h"
 
+#include <cerrno>
 #include <filesystem>
+#include <system_error>
 
 #include "runtime/errors.h"
 
@@ -27,6 +29,14 @@ void require_other_folder(const std::string& folder, const std::string& input) {
   if (fs::equivalent(folder, input, ignored)) {
     throw ConfigError(fmt::format("--output: '{}' is the folder that is read", folder));
   }
+}
+
+std::string disk_advice(std::string_view message) {
+  for (const int error : {ENOSPC, EDQUOT}) {
+    if (message.find(std::generic_category().message(error)) == std::string_view::npos) continue;
+    return "; free space or quota there, a smaller checkpoint.keep, or another checkpoint.dir";
+  }
+  return "";
 }
 
 }  // namespace rankwise

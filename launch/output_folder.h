@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where verbs may write a folder.
+// Where verbs may write a folder, and what helps when they cannot.
 #pragma once
 
 #include <string>
+#include <string_view>
 
 namespace rankwise {
 
@@ -12,5 +13,9 @@ namespace rankwise {
 void require_output_folder(const std::string& folder, const std::string& marker, bool overwrite);
 // ConfigError when the output is the folder `input` that is read.
 void require_other_folder(const std::string& folder, const std::string& input);
+
+// To follow the message of a failed write that names the system's error: what to do about a full
+// disk or quota, otherwise "".
+std::string disk_advice(std::string_view message);
 
 }  // namespace rankwise

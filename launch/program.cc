@@ -16,6 +16,7 @@
 #include <thread>
 
 #include "launch/config/nearest_name.h"
+#include "launch/output_folder.h"
 #include "launch/preemption.h"
 #include "launch/progress_line.h"
 #include "launch/verbs/verb.h"
@@ -62,8 +63,9 @@ void print_line(std::string line) {
   std::cerr << line << std::flush;
 }
 
-void report(std::string_view prefix, std::string_view message) {
-  print_line(fmt::format("rankwise: error: {}{}", prefix, message));
+void report(std::string_view prefix, const Failure& failure) {
+  print_line(fmt::format("rankwise: error: {}{}{}", prefix, failure.message,
+                         failure.code == ExitCode::kDisk ? disk_advice(failure.message) : ""));
 }
 
 // Before MPI is up, several ranks can be told apart only by what their launcher says.
@@ -105,7 +107,7 @@ void end_for(const Verdict& verdict, Communicator& world) {
   const int code = static_cast<int>(verdict.code);
   // A rank that has spoken ends the others by its launcher.
   if (verdict.message.empty() || is_terminated()) end_process(code);
-  report("", verdict.message);
+  report("", {verdict.code, verdict.message});
   // A launcher that has just seen the rank end by a signal says so, instead of this code.
   std::this_thread::sleep_for(std::chrono::milliseconds(300));
   abort_job(world, code);
@@ -152,8 +154,7 @@ int run_verb(Verb& verb, const Preparation& prepare, int* argc, char*** argv) {
     const std::string operation = world.activity().status().doing();
     let_the_cause_speak_first(failure, world.rank());
     if (monitor != nullptr) monitor->claim_report(failure.code);
-    report(fmt::format("rank {} on {} during {}: ", world.rank(), context.host, operation),
-           failure.message);
+    report(fmt::format("rank {} on {} during {}: ", world.rank(), context.host, operation), failure);
     abort_job(world, static_cast<int>(failure.code));
   }
 }
@@ -245,7 +246,7 @@ int run_program(int argc, char** argv, const Preparation& prepare) {
     const Failure failure = current_failure();
     // What is wrong with a command line is the same on all ranks.
     const bool same_everywhere = failure.code == ExitCode::kConfig;
-    if (!same_everywhere || is_first_rank()) report("", failure.message);
+    if (!same_everywhere || is_first_rank()) report("", failure);
     return static_cast<int>(failure.code);
   }
 }

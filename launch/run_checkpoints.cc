@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "launch/checkpoint/checkpoint_folder.h"
+#include "launch/output_folder.h"
 #include "launch/progress_line.h"
 #include "launch/run_folder.h"
 #include "runtime/failpoint.h"
@@ -125,6 +126,10 @@ bool RunCheckpoints::is_time() const {
   return section_.every_minutes > 0.0 && seconds_since(saved_) >= 60.0 * section_.every_minutes;
 }
 
+void RunCheckpoints::warn(const std::string& text) const {
+  say_("WARNING: " + text + disk_advice(text));
+}
+
 void RunCheckpoints::save(int64_t step, std::optional<double> loss, Json scalars, bool at_exit) {
   if (writer_.in_flight()) finish(/*wait=*/true, /*at_exit=*/false);
   world_->activity().report("checkpoint", kFilePatience);
@@ -143,7 +148,7 @@ void RunCheckpoints::save(int64_t step, std::optional<double> loss, Json scalars
     RW_FAILPOINT("save.begun");
   } catch (const DiskError& error) {
     if (at_exit) throw;
-    return say_(fmt::format("WARNING: {}; training goes on", error.what()));
+    return warn(fmt::format("{}; training goes on", error.what()));
   }
   if (at_exit) finish(/*wait=*/true, at_exit);
 }
@@ -156,13 +161,13 @@ void RunCheckpoints::finish(bool wait, bool at_exit) {
     report = writer_.try_commit(wait);
   } catch (const DiskError& error) {
     if (at_exit) throw;
-    return say_(fmt::format("WARNING: {}; training goes on", error.what()));
+    return warn(fmt::format("{}; training goes on", error.what()));
   }
   if (!report) return;
   RW_FAILPOINT("save.committed");
   committed_ = Clock::now();
   if (state_.best) best_loss_ = saved_loss_, best_step_ = report->step;
-  for (const std::string& warning : report->warnings) say_("WARNING: " + warning);
+  for (const std::string& warning : report->warnings) warn(warning);
   say_(fmt::format("checkpoint of step {}: {}, training waited {:.3f} s, durable after {:.3f} s",
                    report->step, format_bytes(report->bytes), report->blocked_seconds,
                    report->durable_seconds));

@@ -59,6 +59,7 @@ class RunCheckpoints {
   bool is_best(std::optional<double> loss) const {
     return section_.best && loss && (!best_loss_ || *loss < *best_loss_);
   }
+  void warn(const std::string& text) const;
 
   CheckpointSection section_;
   Communicator* world_;

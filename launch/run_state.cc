@@ -5,6 +5,7 @@
 #include <map>
 #include <regex>
 #include <string>
+#include <vector>
 
 namespace rankwise {
 namespace {
@@ -102,6 +103,32 @@ void require_same_run(const Json& saved, const Json& present) {
         "(checkpoint.dir)",
         key, value.is_null() ? "not set" : value.dump(), old.is_null() ? "not set" : old.dump()));
   }
+}
+
+std::string other_surroundings(const Json& saved, const Json& present) {
+  const auto without_number = [](const std::string& device) {  // "cuda:0 (MODEL)"
+    const size_t model = device.find('(');
+    return model == std::string::npos ? device
+                                      : device.substr(model + 1, device.size() - model - 2);
+  };
+  const std::string device = present.value("device", "");
+  std::vector<std::string> others;
+  const auto compare = [&](const std::string& name, const std::string& was, const std::string& is) {
+    if (was != is) others.push_back(fmt::format("{} {} (was {})", name, is, was));
+  };
+  compare("device", without_number(saved.value("device", "")), without_number(device));
+  std::vector<std::string> libraries = {"mpi", "onednn", "openblas"};
+  if (device != "cpu") libraries.insert(libraries.end(), {"cuda", "cublaslt", "cudnn", "nccl"});
+  const Json before = saved.value("libraries", Json::object());
+  const Json now = present.value("libraries", Json::object());
+  for (const std::string& name : libraries) {
+    compare(name, before.value(name, "none"), now.value(name, "none"));
+  }
+  if (others.empty()) return "";
+  return fmt::format(
+      "not what the checkpoint was made with, so later values may differ in their "
+      "last bits: {}",
+      fmt::join(others, ", "));
 }
 
 }  // namespace rankwise

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "launch/checkpoint/checkpoint_state.h"
@@ -21,5 +22,9 @@ void continue_from(Trainer& trainer, int64_t step);
 // values of a setting without which the run would be another one. Layout, micro-batch,
 // recomputation, device, evaluation and reporting may change, and files may have moved.
 void require_same_run(const Json& saved, const Json& present);
+
+// Of the same two: what of GPU model and libraries is another one and may give other bits, in one
+// line, or "".
+std::string other_surroundings(const Json& saved, const Json& present);
 
 }  // namespace rankwise

@@ -185,7 +185,14 @@ void TrainingRun::begin(RunStart start, const TrainOptions& options, Trainer& tr
     replicas_.emplace(tensors, adaptation_.projects(), mesh_, device_);
   }
   std::vector<CheckpointTensor> state = place_tensors(std::move(tensors), mesh_);
-  if (start.reader) restore(*start.reader, state, trainer);
+  if (start.reader) {
+    restore(*start.reader, state, trainer);
+    if (is_root()) {
+      const std::string others =
+          other_surroundings(start.reader->scalars().at("run"), description_);
+      if (!others.empty()) start.warnings.push_back(others);
+    }
+  }
   if (is_root()) open_folder(start, options, trainer);
   for (const std::string& warning : start.warnings) say("WARNING: " + warning);
   CheckpointOptions writer{.folder = config_.checkpoint.dir,

@@ -8,6 +8,7 @@
 #include "build_info.h"
 #include "git_commit.h"
 #include "kernels/attention.h"
+#include "launch/machine.h"
 #include "parallel/mpi_runtime.h"
 #include "parallel/nccl_communicator.h"
 #include "runtime/device.h"
@@ -31,8 +32,9 @@ Json library_versions() {
       {"onednn", RANKWISE_ONEDNN_VERSION},
       {"openblas", RANKWISE_OPENBLAS_VERSION},
       {"cuda", RANKWISE_CUDA_VERSION},
-      {"cudnn", kHasCudnn ? "for attention" : ""},
-      {"nccl", kHasNccl ? "for several GPUs" : ""},
+      {"cublaslt", kHasCuda ? cublaslt_version() : ""},
+      {"cudnn", kHasCudnn ? cudnn_version() : ""},
+      {"nccl", kHasNccl ? nccl_version() : ""},
       {"sentencepiece", RANKWISE_SENTENCEPIECE_VERSION},
       {"yaml-cpp", RANKWISE_YAML_CPP_VERSION},
       {"cli11", RANKWISE_CLI11_VERSION},

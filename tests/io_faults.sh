@@ -7,8 +7,8 @@
 # the further ones every REPEATS-th (1: all). SITES: a pattern of SCENARIO:RANK:ERROR:CALL:FILE (*).
 # Every run must
 #   - end within DEADLINE (in the environment; 30) seconds with all its processes: with 74 and one
-#     line that names rank, path and error, or with 0 and a warning that does; a call that went half way is
-#     continued without a word;
+#     line that names rank, path and error, and what helps a full disk, or with 0 and a warning like that;
+#     a call that went half way is continued without a word;
 #   - leave the newest checkpoint that it reported, so that --resume auto goes on from it, or from a
 #     newer one, without a warning, and ends with the weights of a run that nothing disturbed.
 # Last line: N passed, N failed, N skipped; skipped are faults that the run did not meet.
@@ -137,12 +137,17 @@ names_fault() {  # FILE WITH THE MESSAGE
     if ((ranks > 1)); then grep -E -q "ranks? ([0-9]+, )*$rank\b"; else grep -q .; fi
 }
 
+gives_advice() {  # FILE WITH THE MESSAGE
+  [[ $error != ENOSPC ]] || grep -q "; free space or quota there, " "$1"
+}
+
 end_is_right() {  # CODE
   case $1 in
     0) grep -i -h warning "$run.out" "$run.err" > "$run.warnings"
-      [[ $error == SHORT ]] || is_harmless "$call" "$file" || names_fault "$run.warnings" ;;
+      [[ $error == SHORT ]] || is_harmless "$call" "$file" ||
+        { names_fault "$run.warnings" && gives_advice "$run.warnings"; } ;;
     74) grep "^rankwise: error: " "$run.err" > "$run.error"
-      [[ $(wc -l < "$run.error") == 1 ]] && names_fault "$run.error" ;;
+      [[ $(wc -l < "$run.error") == 1 ]] && names_fault "$run.error" && gives_advice "$run.error" ;;
     *) false ;;
   esac
 }

@@ -110,6 +110,19 @@ class Slurm : public ::testing::Test {
     return false;
   }
 
+  // Waits until the job is back in the queue, changes it by `updates` and lets it begin again: it
+  // would wait for two minutes otherwise. Not before its node has forgotten the first start.
+  bool begins_again(const std::string& job, const std::vector<std::string>& updates = {}) const {
+    const auto is_back = [&] {
+      return field(job, "Restarts") == "1" && field(job, "JobState") == "PENDING";
+    };
+    if (!await(is_back)) return false;
+    std::this_thread::sleep_for(std::chrono::seconds(3));
+    std::vector<std::string> command = {"scontrol", "update", "JobId=" + job, "StartTime=now"};
+    command.insert(command.end(), updates.begin(), updates.end());
+    return cluster().run(command).exit_code == 0;
+  }
+
   // Environment in which `script` is the command `name`, before the system's.
   std::map<std::string, std::string> stand_in(const std::string& name,
                                               const std::string& script) const {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The sbatch templates on a real Slurm of this one machine: training as under mpirun, exit codes, a
-// killed task. What only other clusters have, pyxis and apptainer, is stood in for by a few lines
-// of shell that check how they are called.
+// killed task, a time limit. What only other clusters have, pyxis and apptainer, is stood in for by
+// a few lines of shell that check how they are called.
 #include <signal.h>
 
 #include "tests/end_to_end/slurm_jobs.h"
@@ -60,6 +60,25 @@ TEST_F(Slurm, AKilledTaskEndsTheJob) {
   // Of the killed task, or of the other one, which has noticed.
   const std::string code = ending(job);
   EXPECT_TRUE(code == "137:0" || code == "72:0") << code << log();
+}
+
+// Without Slurm's signal, which comes up to a minute early: the ranks stop by themselves two
+// minutes before the limit, here after the first step, and the job goes back into the queue.
+TEST_F(Slurm, AJobStopsBeforeItsTimeLimitAndGoesOn) {
+  std::string text = slurp(bare());
+  text.insert(text.find("#SBATCH --signal"), "#");
+  const std::string yaml = run_file({"train.steps=6", "checkpoint.every=0"});
+  const ProgramResult job = submit({"--time=2", write("job.sbatch", text), yaml});
+  ASSERT_EQ(job.exit_code, 0) << job.errors;
+  ASSERT_TRUE(begins_again(job_number(job), {"TimeLimit=60"})) << log();
+  EXPECT_NE(log().find("stopped after step 1 of 6"), std::string::npos) << log();
+  EXPECT_EQ(ending(job), "0:0") << log();
+  EXPECT_NE(log().find("goes on after step 1"), std::string::npos) << log();
+
+  const std::string twin = file("twin");
+  ASSERT_EQ(run_rankwise({"train", yaml, "checkpoint.dir=" + twin}, 2).exit_code, 0);
+  const std::string weights = "/adapter/adapter_model.safetensors";
+  EXPECT_TRUE(slurp(file("run") + weights) == slurp(twin + weights));
 }
 
 // Each would train alone and overwrite the files of the other.

@@ -5,6 +5,7 @@
 #include <ctime>
 
 #include "launch/checkpoint/checkpoint_folder.h"
+#include "launch/checkpoint/checkpoint_manifest.h"
 #include "launch/run_lease.h"
 #include "launch/run_state.h"
 #include "runtime/io/atomic_file.h"
@@ -72,6 +73,31 @@ TEST(ResumedRun, MayHaveItsFilesElsewhere) {
   EXPECT_THROW(require_same_run(run("here", 4), run("here", 5)), ConfigError);
 }
 
+TEST(ResumedRun, NamesAnotherGpuAndOtherLibraries) {
+  const auto run = [](const std::string& device, const Json& libraries) {
+    return Json{{"device", device}, {"libraries", libraries}};
+  };
+  const Json libraries = {{"mpi", "Open MPI v4.1.4"}, {"cudnn", "9.6.0"}, {"fmt", "9.1.0"}};
+  const Json others = {{"mpi", "Open MPI v4.1.4"}, {"nccl", "2.21.5"}, {"fmt", "10.0.0"}};
+  EXPECT_EQ(other_surroundings(run("cuda:0 (A)", libraries), run("cuda:3 (A)", libraries)), "");
+  RW_EXPECT_HAS(other_surroundings(run("cuda:0 (A)", libraries), run("cuda:0 (B)", others)),
+                ": device B (was A), cudnn none (was 9.6.0), nccl 2.21.5 (was none)");
+  EXPECT_EQ(other_surroundings(run("cpu", libraries), run("cpu", others)), "");
+  RW_EXPECT_HAS(other_surroundings(run("cpu", libraries), run("cpu", Json::object())),
+                ": mpi none (was Open MPI v4.1.4)");
+}
+
+TEST_F(StoppedRun, WarnsOfOtherLibraries) {
+  const std::string file = folder() + "/step-00000004/manifest.json";
+  CheckpointManifest manifest = parse_manifest(read_file(file), file);
+  manifest.scalars["run"]["libraries"]["openblas"] = "0.1";
+  write_file_atomically(file, manifest_text(manifest));
+  ASSERT_EQ(start({}, "auto"), ExitCode::kDone);
+  const std::string log = read_file(folder() + "/log.txt");
+  RW_EXPECT_HAS(log, "WARNING: not what the checkpoint was made with");
+  RW_EXPECT_HAS(log, "(was 0.1)");
+}
+
 TEST_F(StoppedRun, AcceptsWhatLeavesTheRunAsItIs) {
   EXPECT_EQ(start({"train.micro_batch=4", "train.recompute=full", "eval.every=3", "log.every=2",
                    "checkpoint.every=0", "guard.hang_seconds=7"},
@@ -79,6 +105,7 @@ TEST_F(StoppedRun, AcceptsWhatLeavesTheRunAsItIs) {
             ExitCode::kDone);
   EXPECT_EQ(committed_steps(folder()).front(), kSteps);
   EXPECT_EQ(read_json_file(folder() + "/run.json")["config"]["train"]["micro_batch"], 4);
+  EXPECT_EQ(read_file(folder() + "/log.txt").find("WARNING"), std::string::npos);
 }
 
 TEST_F(StoppedRun, IsRefusedWithoutResumeAndNamesIt) {

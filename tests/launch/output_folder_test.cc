@@ -41,5 +41,13 @@ TEST(OutputFolder, InputIsRecognisedUnderAnotherName) {
   EXPECT_NO_THROW(require_other_folder(scratch.file("other"), scratch.file("model")));
 }
 
+TEST(OutputFolder, AFullDiskAndAFullQuotaComeWithAdvice) {
+  for (const char* reason :
+       {"No space left on device", "error message = 'Disk quota exceeded', x"}) {
+    EXPECT_TRUE(disk_advice(fmt::format("a.h5: write failed: {}", reason)).starts_with("; free "));
+  }
+  EXPECT_EQ(disk_advice("a.h5: write failed: Input/output error"), "");
+}
+
 }  // namespace
 }  // namespace rankwise
