@@ -154,7 +154,8 @@ int run_verb(Verb& verb, const Preparation& prepare, int* argc, char*** argv) {
     const std::string operation = world.activity().status().doing();
     let_the_cause_speak_first(failure, world.rank());
     if (monitor != nullptr) monitor->claim_report(failure.code);
-    report(fmt::format("rank {} on {} during {}: ", world.rank(), context.host, operation), failure);
+    report(fmt::format("rank {} on {} during {}: ", world.rank(), context.host, operation),
+           failure);
     abort_job(world, static_cast<int>(failure.code));
   }
 }
