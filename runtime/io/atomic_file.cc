@@ -127,7 +127,7 @@ void make_folders(const std::string& path) {
     const int error = mkdir(made.c_str(), 0777) == 0 ? 0 : errno;
     // Another process may have been quicker.
     if (error != 0 && !std::filesystem::is_directory(made, ignored)) {
-      throw disk_error(made, "create", error);
+      throw disk_error(path, "create", error == EEXIST ? ENOTDIR : error);
     }
     sync_folder(folder_of(made));
   }
