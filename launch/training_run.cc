@@ -18,9 +18,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// A batch system may tell of its time limit minutes before.
-constexpr int64_t kLimitSeconds = 600;
-
 double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
@@ -150,8 +147,8 @@ ExitCode TrainingRun::train_and_export(RunStart start, const TrainOptions& optio
   const bool is_counted = start.reader && options.resume == "auto";
   begin(std::move(start), options, trainer);
   const bool stops = (first_step_ < total_steps_ || owes_evaluation_) && is_asked_to_stop();
-  // Where others ask for the machine, the next start may have more time.
-  const bool is_preempted = stops && job_.end_time && !job_.ends_within(kLimitSeconds);
+  // Not by the time limit, which a batch system may tell minutes before: the next start may do.
+  const bool is_preempted = stops && job_.end_time && !job_.ends_within(/*seconds=*/600);
   if (is_counted && is_root() && !is_preempted) count_start(config_.checkpoint.dir, first_step_);
   if (stops) {
     say(fmt::format("stopped on request before its first step, after step {} of {}", first_step_,
@@ -185,15 +182,13 @@ void TrainingRun::begin(RunStart start, const TrainOptions& options, Trainer& tr
     replicas_.emplace(tensors, adaptation_.projects(), mesh_, device_);
   }
   std::vector<CheckpointTensor> state = place_tensors(std::move(tensors), mesh_);
-  if (start.reader) {
-    restore(*start.reader, state, trainer);
-    if (is_root()) {
-      const std::string others =
-          other_surroundings(start.reader->scalars().at("run"), description_);
-      if (!others.empty()) start.warnings.push_back(others);
-    }
+  if (start.reader) restore(*start.reader, state, trainer);
+  if (start.reader && is_root()) {
+    const Json before = start.reader->scalars().at("run");
+    start.warnings.push_back(other_surroundings(before, description_));
   }
   if (is_root()) open_folder(start, options, trainer);
+  std::erase(start.warnings, "");
   for (const std::string& warning : start.warnings) say("WARNING: " + warning);
   CheckpointOptions writer{.folder = config_.checkpoint.dir,
                            .job = job_.name,

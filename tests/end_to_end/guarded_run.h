@@ -56,6 +56,7 @@ inline std::string rows_with_bad_steps(const std::vector<int64_t>& bad, Bad kind
   return text;
 }
 
+// None trains the embedding, of which the bad row could not be saved.
 inline const std::map<std::string, Overrides>& guarded_methods() {
   static const std::map<std::string, Overrides> table = {
       {"lora", {"adapt.0.dropout=0.1"}},
@@ -63,8 +64,8 @@ inline const std::map<std::string, Overrides>& guarded_methods() {
       {"adalora",
        {"adapt.0={method: adalora, adalora: {init_rank: 6, target_rank: 3, warmup: 2, final: 3, "
         "interval: 2}}"}},
-      {"galore", {"adapt.0={match: \"*\", method: galore, galore: {rank: 8, refresh: 4}}"}},
-      {"full", {"adapt.0={match: \"*\", method: full}"}},
+      {"galore", {"adapt.0={match: \"*_proj\", method: galore, galore: {rank: 8, refresh: 4}}"}},
+      {"full", {"adapt.0={match: \"*_proj\", method: full}"}},
   };
   return table;
 }
