@@ -41,7 +41,9 @@ TEST_F(GpuLayouts, EveryMethodTrainsAsOnOneGpuInFp32) {
   for (std::vector<std::string> method : other_methods()) {
     method.insert(method.end(), {"device=cuda", "model.compute=fp32", "train.deterministic=true"});
     const SmallRunResult alone = run.alone(method, device_);
-    for (const char* layout : kLayouts) {
+    for (const std::string layout : kLayouts) {
+      // Weights that are trained are replicated over the data ranks.
+      if (trains_weights(method) && layout == "parallel.shard_base=data") continue;
       std::vector<std::string> overrides = method;
       overrides.emplace_back(layout);
       run.expect_losses(alone, 1e-4, overrides, device_);
