@@ -24,7 +24,7 @@ std::optional<EvaluationResult> evaluate_loss(CausalLm& model,
   for (size_t i = 0; i < static_cast<size_t>(most); ++i) {
     if (gives_up && gives_up()) return std::nullopt;
     if (i >= batches.size()) continue;
-    mesh.world().activity().report("evaluate", i == 0 ? kFilePatience : 1, /*repeats=*/true);
+    mesh.world().activity().report("evaluate", i == 0 ? kFirstPatience : 1, /*repeats=*/true);
     const Arena::Scope activations = arena.scope("activations");
     ForwardContext context = model.forward(batches[i], /*training=*/false, /*step=*/0, stream);
     model.loss(context, sums, stream);

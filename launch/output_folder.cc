@@ -34,7 +34,8 @@ void require_other_folder(const std::string& folder, const std::string& input) {
 std::string disk_advice(std::string_view message) {
   for (const int error : {ENOSPC, EDQUOT}) {
     if (message.find(std::generic_category().message(error)) == std::string_view::npos) continue;
-    return "; free space or quota there, a smaller checkpoint.keep, or another checkpoint.dir";
+    return "; free space or quota there, or choose another folder (of checkpoints: "
+           "checkpoint.dir, or a smaller checkpoint.keep)";
   }
   return "";
 }

@@ -23,13 +23,6 @@ std::atomic<int> g_request{0};
 std::atomic<int64_t> g_terminated{0};                  // when the first TERM came
 static_assert(std::atomic<int>::is_always_lock_free);  // a handler may use nothing else
 
-void raise_request(RunRequest request) {
-  int known = g_request.load();
-  while (known < static_cast<int>(request) &&
-         !g_request.compare_exchange_weak(known, static_cast<int>(request))) {
-  }
-}
-
 int64_t nanoseconds_now() {
   timespec now = {};
   clock_gettime(CLOCK_MONOTONIC, &now);
@@ -56,6 +49,13 @@ std::string_view variable(const char* name) {
 }
 
 }  // namespace
+
+void raise_request(RunRequest request) {
+  int known = g_request.load();
+  while (known < static_cast<int>(request) &&
+         !g_request.compare_exchange_weak(known, static_cast<int>(request))) {
+  }
+}
 
 // Generated matrix kernels keep values below the stack pointer, which a handler on their stack
 // would overwrite. So it runs on a thread that computes nothing, or on one that a library started

@@ -24,6 +24,8 @@ void listen_for_requests();
 // The strongest since the last forget_requests(). kSave is told once.
 RunRequest pending_request();
 void forget_requests();
+// As if a signal had asked. Async-signal-safe.
+void raise_request(RunRequest request);
 // Whether TERM has come, at any time: who launched this process is ending it.
 bool is_terminated();
 

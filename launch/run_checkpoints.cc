@@ -77,8 +77,8 @@ RunStart find_start(const std::string& folder, const std::string& resume, Commun
   return start;
 }
 
-void count_start(const std::string& folder, int64_t step) {
-  const Json count = {{"step", step}, {"starts", counted_starts(folder, step) + 1}};
+void count_start(const std::string& folder, int64_t step, int change) {
+  const Json count = {{"step", step}, {"starts", counted_starts(folder, step) + change}};
   write_file_atomically(folder + "/" + kStartsFile, count.dump() + "\n");
 }
 
@@ -132,7 +132,7 @@ void RunCheckpoints::warn(const std::string& text) const {
 
 void RunCheckpoints::save(int64_t step, std::optional<double> loss, Json scalars, bool at_exit) {
   if (writer_.in_flight()) finish(/*wait=*/true, /*at_exit=*/false);
-  world_->activity().report("checkpoint", kFilePatience);
+  world_->activity().report(kCheckpointWork, kFilePatience);
   state_.step = step;
   state_.best = is_best(loss);
   saved_loss_ = loss;
@@ -157,7 +157,7 @@ void RunCheckpoints::finish(bool wait, bool at_exit) {
   if (!writer_.in_flight()) return;
   std::optional<CommitReport> report;
   try {
-    if (wait) world_->activity().report("checkpoint", kFilePatience);
+    if (wait) world_->activity().report(kCheckpointWork, kFilePatience);
     report = writer_.try_commit(wait);
   } catch (const DiskError& error) {
     if (at_exit) throw;

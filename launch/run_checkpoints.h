@@ -85,8 +85,8 @@ struct RunStart {
 // refused when it lies in the folder of a finished run. FormatError and ConfigError; kDoNotRequeue
 // after three counted starts in a row.
 RunStart find_start(const std::string& folder, const std::string& resume, Communicator& world);
-// On rank 0, when a start with `auto` has restored `step` and is about to train: one more in a row,
-// until another step is committed.
-void count_start(const std::string& folder, int64_t step);
+// On rank 0, when a start with `auto` has restored `step`: `change` more in a row, until another
+// step is committed. DiskError.
+void count_start(const std::string& folder, int64_t step, int change);
 
 }  // namespace rankwise

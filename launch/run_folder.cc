@@ -194,7 +194,9 @@ void RunFolder::add_eval_loss(int64_t step, double loss) {
     }
     write_file_atomically(file("metrics.csv"), fmt::format("{}\n", fmt::join(rows, "\n")));
   }
-  eval_losses_.push_back({static_cast<double>(step), loss});
+  const auto at = static_cast<double>(step);
+  if (!eval_losses_.empty() && eval_losses_.back().step == at) eval_losses_.pop_back();
+  eval_losses_.push_back({at, loss});
   write_chart();
 }
 

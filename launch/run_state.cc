@@ -122,7 +122,12 @@ std::string other_surroundings(const Json& saved, const Json& present) {
   const Json before = saved.value("libraries", Json::object());
   const Json now = present.value("libraries", Json::object());
   for (const std::string& name : libraries) {
-    compare(name, before.value(name, "none"), now.value(name, "none"));
+    const std::string was = before.value(name, "of unknown version");
+    const std::string is = now.value(name, "");
+    const bool is_version = was.find_first_of("0123456789") != std::string::npos;
+    if (is_version || was.empty()) {
+      compare(name, was.empty() ? "none" : was, is.empty() ? "none" : is);
+    }
   }
   if (others.empty()) return "";
   return fmt::format(

@@ -102,7 +102,7 @@ class Trainer {
   Tensor sums_;       // (3) F64: loss, targets, hits
   Tensor norm_sums_;  // (2) F64, of clip_gradients
   int64_t wire_bytes_ = 0;
-  int patience_ = kFilePatience;  // of the watchdog: nobody knows how long the first step takes
+  int patience_ = kFirstPatience;  // of the watchdog: nobody knows how long the first step takes
 };
 
 }  // namespace rankwise

@@ -144,12 +144,15 @@ ExitCode TrainingRun::train_and_export(RunStart start, const TrainOptions& optio
   peak_flops_per_s_ = measure_peak_flops_per_s(device_, compute_);
   memory_.reserve(arena_, stream_);
   Trainer trainer(config_, files_, adaptation_, mesh_, arena_, stream_, total_steps_);
-  const bool is_counted = start.reader && options.resume == "auto";
+  const bool resumes = start.reader.has_value();
+  const bool is_counted = resumes && is_root() && options.resume == "auto";
   begin(std::move(start), options, trainer);
+  if (is_counted) count_start(config_.checkpoint.dir, first_step_, 1);
+  if (resumes) evaluate_start(trainer);
   const bool stops = (first_step_ < total_steps_ || owes_evaluation_) && is_asked_to_stop();
   // Not by the time limit, which a batch system may tell minutes before: the next start may do.
   const bool is_preempted = stops && job_.end_time && !job_.ends_within(/*seconds=*/600);
-  if (is_counted && is_root() && !is_preempted) count_start(config_.checkpoint.dir, first_step_);
+  if (is_counted && is_preempted) count_start(config_.checkpoint.dir, first_step_, -1);
   if (stops) {
     say(fmt::format("stopped on request before its first step, after step {} of {}", first_step_,
                     total_steps_));
@@ -199,7 +202,7 @@ void TrainingRun::begin(RunStart start, const TrainOptions& options, Trainer& tr
   checkpoints_.emplace(config_.checkpoint, std::move(writer), std::move(state), context_->world,
                        stream_, [this](std::string_view line) { say(line); });
   if (!start.reader) {
-    owes_evaluation_ = true;
+    owes_evaluation_ = data_.eval != nullptr;
     evaluate_start(trainer);
     return checkpoints_->prove(checkpoint_scalars(trainer));
   }
@@ -208,14 +211,11 @@ void TrainingRun::begin(RunStart start, const TrainOptions& options, Trainer& tr
   say(fmt::format("goes on after step {} of {} from {}", first_step_, total_steps_,
                   start.reader->path()));
   start.reader.reset();  // it holds files open
-  if (start.in_place) checkpoints_->restore_best(scalars, first_step_);
-  owes_evaluation_ = scalars.value("evaluation_owed", false);
-  std::optional<double> loss = evaluate_start(trainer);
-  if (first_step_ == 0) loss.reset();  // as in a new run: step 0 is not the best
-  if (!start.in_place) {
-    checkpoints_->save(first_step_, loss, checkpoint_scalars(trainer), /*at_exit=*/true);
-  } else if (loss) {
-    checkpoints_->add_eval_loss(first_step_, *loss);
+  owes_evaluation_ = data_.eval && scalars.value("evaluation_owed", false);
+  if (start.in_place) {
+    checkpoints_->restore_best(scalars, first_step_);
+  } else {
+    checkpoints_->save(first_step_, std::nullopt, checkpoint_scalars(trainer), /*at_exit=*/true);
   }
   RW_FAILPOINT("resume.done");
 }

@@ -72,7 +72,7 @@ class TrainingRun {
   // came before the end. kDiverged when it is not finite.
   std::optional<double> evaluate(Trainer& trainer, int64_t step, Agreement& agreed);
   // The evaluation that the state of the first step is owed, if any.
-  std::optional<double> evaluate_start(Trainer& trainer);
+  void evaluate_start(Trainer& trainer);
   // Of this rank. The time limit asks only a start that has made a step.
   RunRequest request_after(int64_t step) const {
     return step > first_step_ && job_.is_ending() ? RunRequest::kStop : pending_request();

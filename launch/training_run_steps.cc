@@ -41,19 +41,23 @@ std::optional<double> TrainingRun::evaluate(Trainer& trainer, int64_t step, Agre
   const auto result = evaluate_loss(trainer.model(), batches, mesh_, arena_, stream_, gives_up);
   if (!result) return std::nullopt;
   if (std::isfinite(result->loss)) return result->loss;
+  const bool is_saved = step == first_step_ && step > 0;
   throw Error(
       ExitCode::kDiverged,
-      fmt::format("step {}: evaluation loss {}; nothing is saved after it", step, result->loss));
+      fmt::format("step {}: evaluation loss {}; {}", step, result->loss,
+                  is_saved ? "go on from an earlier checkpoint, with --resume and its folder"
+                           : "nothing is saved after it"));
 }
 
-std::optional<double> TrainingRun::evaluate_start(Trainer& trainer) {
-  owes_evaluation_ = owes_evaluation_ && data_.eval;
-  if (!owes_evaluation_) return std::nullopt;
-  Agreement told_again;  // a request to stop stays pending; the state is saved
-  const std::optional<double> loss = evaluate(trainer, first_step_, told_again);
+void TrainingRun::evaluate_start(Trainer& trainer) {
+  if (!owes_evaluation_) return;
+  Agreement agreed;  // a request to stop stays pending
+  const std::optional<double> loss = evaluate(trainer, first_step_, agreed);
+  if (agreed.request == RunRequest::kSave) raise_request(RunRequest::kSave);
   owes_evaluation_ = !loss;
   if (loss && reporter_) reporter_->evaluation(first_step_, *loss);
-  return loss;
+  // Step 0 is not the best.
+  if (loss && first_step_ > 0) checkpoints_->add_eval_loss(first_step_, *loss);
 }
 
 bool TrainingRun::is_asked_to_stop() const {

@@ -11,8 +11,9 @@
 
 namespace rankwise {
 
-// Patience of work on files, whose speed nobody knows, and of the first step.
-inline constexpr int kFilePatience = 10;
+// Patience of work on files, whose speed nobody knows, and of the first step or batch of a kind,
+// for which libraries choose their algorithms.
+inline constexpr int kFilePatience = 10, kFirstPatience = 4;
 
 // Thread-safe: the main thread writes, the watchdog reads.
 class Activity {

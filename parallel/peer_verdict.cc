@@ -14,8 +14,9 @@ constexpr double kMissedPeriods = 1.5;
 
 bool is_stale(const PeerView& view, const HangLimits& limits) {
   if (view.status.in_collective) return view.seconds > limits.deadline;
-  return view.seconds > std::max(view.status.patience * limits.deadline,
-                                 HangLimits::kSlowestFactor * limits.slowest);
+  const double of_slowest = std::min(HangLimits::kSlowestFactor * limits.slowest,
+                                     HangLimits::kMostDeadlines * limits.deadline);
+  return view.seconds > std::max(view.status.patience * limits.deadline, of_slowest);
 }
 
 std::string name(const PeerView& view) {

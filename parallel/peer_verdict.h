@@ -31,11 +31,12 @@ struct PeerView {
 };
 
 struct HangLimits {
-  static constexpr double kSlowestFactor = 5.0;
+  static constexpr double kSlowestFactor = 5.0, kMostDeadlines = 10.0;
   double deadline = 0.0;  // for one operation, times its patience; 0: none
   double period = 0.0;    // between two signs of life
   // Largest slowest_seconds of all ranks: work may take kSlowestFactor times as long, if that is
-  // more than its patience allows. A job whose steps are longer than the deadline is healthy.
+  // more than its patience allows, and kMostDeadlines at most. A job whose steps are longer than
+  // the deadline is healthy; one stall is not to hide a hang for days.
   double slowest = 0.0;
 };
 

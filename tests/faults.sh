@@ -82,7 +82,12 @@ parallel: {tensor: ${TENSOR:-$ranks}}
 adapt:
   - {match: "*.o_proj", method: full}
   - {match: all-linear, method: lora, rank: 4, alpha: 8, dropout: 0.1}
-data: {train: [{path: $folder/rows.jsonl, format: tokens}], packing: false, seq_len: 64}
+data:
+  train: [{path: $folder/rows.jsonl, format: tokens}]
+  eval: [{path: $folder/rows.jsonl, format: tokens}]
+  packing: false
+  seq_len: 64
+eval: {every: 7, batches: 2}
 train: {steps: ${STEPS:-600}, global_batch: 8, micro_batch: 2, seed: 3}
 optim: {lr: 1.0e-3}
 checkpoint: {dir: $folder/run, every: 20}

@@ -127,27 +127,24 @@ say_failed() {  # TEXT
   printf '%s\n' "FAILED: $case: $1" "$text"
 }
 
-# The message about the fault: of the rank, the file and the error.
+# The message about the fault: of the rank, the file and the error, with advice where that helps.
 names_fault() {  # FILE WITH THE MESSAGE
   local text="Input/output error" path
   [[ $error == ENOSPC ]] && text="No space left on device"
   path=$(sed -n "s/^$number $call //p" "$run.calls" | head -1)
   [[ $call == unlinkat ]] && path=${path%/*} # a folder is removed as a whole
   grep -F -- "$text" "$1" | grep -F -- "${path%.tmp-*}" |
-    if ((ranks > 1)); then grep -E -q "ranks? ([0-9]+, )*$rank\b"; else grep -q .; fi
-}
-
-gives_advice() {  # FILE WITH THE MESSAGE
-  [[ $error != ENOSPC ]] || grep -q "; free space or quota there, " "$1"
+    if ((ranks > 1)); then grep -E "ranks? ([0-9]+, )*$rank\b"; else grep .; fi |
+    if [[ $error == ENOSPC ]]; then grep -q "; free space or quota there, "; else grep -q .; fi
 }
 
 end_is_right() {  # CODE
   case $1 in
     0) grep -i -h warning "$run.out" "$run.err" > "$run.warnings"
       [[ $error == SHORT ]] || is_harmless "$call" "$file" ||
-        { names_fault "$run.warnings" && gives_advice "$run.warnings"; } ;;
+        names_fault "$run.warnings" ;;
     74) grep "^rankwise: error: " "$run.err" > "$run.error"
-      [[ $(wc -l < "$run.error") == 1 ]] && names_fault "$run.error" && gives_advice "$run.error" ;;
+      [[ $(wc -l < "$run.error") == 1 ]] && names_fault "$run.error" ;;
     *) false ;;
   esac
 }

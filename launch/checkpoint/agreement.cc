@@ -21,6 +21,15 @@ constexpr size_t kRanksNamed = 8;
   throw Error(code, message);
 }
 
+// What one rank knows for certain decides: what is not finite is not to be written again, and what
+// cannot be read is not damaged. Of other codes the first.
+bool outweighs(ExitCode code, ExitCode other) {
+  const auto weight = [](ExitCode of) {
+    return of == ExitCode::kDiverged ? 3 : of == ExitCode::kDisk ? 2 : of != ExitCode::kDone;
+  };
+  return weight(code) > weight(other);
+}
+
 std::string rank_list(const std::vector<size_t>& ranks) {
   const size_t named = std::min(ranks.size(), kRanksNamed);
   const std::vector<size_t> first(ranks.begin(), ranks.begin() + static_cast<ptrdiff_t>(named));
@@ -56,7 +65,7 @@ std::vector<Json> require_agreement(Communicator& communicator, const Vote& vote
     bodies.push_back(std::move(theirs["body"]));
     const auto their_code = static_cast<ExitCode>(theirs["code"].get<int>());
     if (their_code == ExitCode::kDone) continue;
-    if (code == ExitCode::kDone) code = their_code;
+    if (outweighs(their_code, code)) code = their_code;
     const std::string text = theirs["error"].get<std::string>();
     const auto known = std::ranges::find(errors, text, &decltype(errors)::value_type::first);
     if (known == errors.end()) {

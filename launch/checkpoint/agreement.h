@@ -23,8 +23,8 @@ struct Vote {
 Vote vote_on(const std::function<Json()>& action);
 
 // Called by all ranks: every rank's body, by rank. If any rank voted an error, all ranks throw the
-// same one, of the kind the first failing rank met: "<what>: rank 2: <error>", naming every failing
-// rank.
+// same one: "<what>: rank 2: <error>", naming every failing rank. Its kind is kDiverged or else
+// kDisk if any rank met that, else that of the first failing rank.
 std::vector<Json> require_agreement(Communicator& communicator, const Vote& vote,
                                     std::string_view what, std::string_view operation);
 

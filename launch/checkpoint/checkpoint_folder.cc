@@ -27,6 +27,8 @@ std::string checkpoint_path(const std::string& run_folder, int64_t step) {
 
 bool is_folder(const fs::path& path) { return file_type_of(path) == fs::file_type::directory; }
 
+}  // namespace
+
 std::vector<std::string> names_in(const std::string& folder) {
   std::vector<std::string> names;
   std::error_code error;
@@ -36,8 +38,6 @@ std::vector<std::string> names_in(const std::string& folder) {
   if (error) throw_unreadable(folder, error.value());
   return names;
 }
-
-}  // namespace
 
 std::string checkpoint_name(int64_t step) { return fmt::format("{}{:08}", kStepPrefix, step); }
 

@@ -17,6 +17,8 @@ inline constexpr const char* kBestPointer = "BEST";
 
 // "step-00000200"
 std::string checkpoint_name(int64_t step);
+// Errors of throw_unreadable().
+std::vector<std::string> names_in(const std::string& folder);
 // Of exactly such a name.
 std::optional<int64_t> step_of_checkpoint(std::string_view name);
 // Folders with such names, newest first. Whether they are valid is not looked at. DiskError when

@@ -22,6 +22,7 @@ namespace rankwise {
 namespace {
 
 constexpr const char* kVerify = "checkpoint verification";
+constexpr const char* kCannotUse = "cannot use checkpoint";
 constexpr const char* kRestore = "checkpoint restore";
 
 std::vector<std::string> foreign_files(const std::string& folder,
@@ -29,10 +30,9 @@ std::vector<std::string> foreign_files(const std::string& folder,
   std::set<std::string> known{kManifestName};
   for (const CheckpointFile& file : manifest.files) known.insert(file.name);
   std::vector<std::string> warnings;
-  std::error_code ignored;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
-    if (known.contains(entry.path().filename().string())) continue;
-    warnings.push_back(entry.path().string() + ": is no file of this checkpoint; ignored");
+  for (const std::string& name : names_in(folder)) {
+    if (known.contains(name)) continue;
+    warnings.push_back(folder + "/" + name + ": is no file of this checkpoint; ignored");
   }
   std::ranges::sort(warnings);
   return warnings;
@@ -42,9 +42,10 @@ FormatError refused(const std::string& path, const std::string& tensor, const st
   return FormatError(fmt::format("{}: tensor {} {}", path, quote(tensor), why));
 }
 
-void require_same_bytes(const std::vector<Json>& digests, const std::string& manifest) {
-  if (std::ranges::adjacent_find(digests, std::not_equal_to()) == digests.end()) return;
-  throw FormatError(manifest + ": the ranks see different content; is the folder shared by all?");
+// What differs is no damage: it is there, but not for all.
+void require_same(const std::vector<Json>& seen, const std::string& manifest) {
+  if (std::ranges::adjacent_find(seen, std::not_equal_to()) == seen.end()) return;
+  throw DiskError(manifest + ": the ranks see different content; is the folder shared by all?");
 }
 
 }  // namespace
@@ -63,6 +64,10 @@ CheckpointManifest read_manifest(const std::string& folder, std::string* text) {
 
 CheckpointReader::CheckpointReader(std::string path, Communicator& world)
     : path_(std::move(path)), world_(&world) {
+  const std::string manifest = path_ + "/" + kManifestName;
+  const Vote found = vote_on(
+      [&] { return Json(file_type_of(manifest) != std::filesystem::file_type::not_found); });
+  require_same(require_agreement(world, found, kCannotUse, kVerify), manifest);
   const Vote verified = vote_on([&] {
     std::string text;
     manifest_ = read_manifest(path_, &text);
@@ -74,10 +79,10 @@ CheckpointReader::CheckpointReader(std::string path, Communicator& world)
     if (world.rank() == 0) warnings_ = foreign_files(path_, manifest_);
     return Json{{"manifest", sha256_hex(std::as_bytes(std::span(text)))}, {"warnings", warnings_}};
   });
-  std::vector<Json> votes = require_agreement(world, verified, "cannot use checkpoint", kVerify);
+  std::vector<Json> votes = require_agreement(world, verified, kCannotUse, kVerify);
   warnings_ = votes[0]["warnings"].get<std::vector<std::string>>();
   for (Json& vote : votes) vote = Json(vote["manifest"]);
-  require_same_bytes(votes, path_ + "/" + kManifestName);
+  require_same(votes, manifest);
 }
 
 const Hdf5File& CheckpointReader::file(size_t index) const {

@@ -59,9 +59,10 @@ void require_room(const std::string& folder, const std::vector<Json>& ranks) {
     available = std::min(available, rank["free"].get<int64_t>());
   }
   if (static_cast<double>(available) < kReserve * static_cast<double>(needed)) {
-    throw DiskError(
-        fmt::format("{}: a checkpoint needs {} bytes, {} with reserve; {} are free", folder, needed,
-                    static_cast<int64_t>(kReserve * static_cast<double>(needed)), available));
+    throw DiskError(fmt::format("{}: {}: a checkpoint needs {} bytes, {} with reserve, {} are free",
+                                folder, std::strerror(ENOSPC), needed,
+                                static_cast<int64_t>(kReserve * static_cast<double>(needed)),
+                                available));
   }
 }
 
@@ -161,6 +162,7 @@ std::optional<CommitReport> CheckpointWriter::try_commit(bool wait) {
     return std::nullopt;
   }
   in_flight_ = false;
+  world_->activity().report(kCheckpointWork, kFilePatience);
   const Vote written = mine == 1
                            ? writing_.get()
                            : Vote{.code = ExitCode::kDisk,
@@ -181,7 +183,10 @@ std::optional<CommitReport> CheckpointWriter::try_commit(bool wait) {
     throw;
   }
   report.durable_seconds = seconds_since(started_);
-  if (is_root()) report.warnings = tidy_up(wait);
+  const Vote tidied = vote_on([&] { return is_root() ? Json(tidy_up(wait)) : Json::array(); });
+  const std::vector<Json> told = require_agreement(
+      *world_, tidied, fmt::format("step {} is saved, nothing more can be", step_), kCommit);
+  if (is_root()) report.warnings = told[0].get<std::vector<std::string>>();
   blocked_seconds_ += seconds_since(begun);
   report.blocked_seconds =
       all_reduce_numbers(*world_, {blocked_seconds_}, ReduceOp::kMax, kProgress)[0];
@@ -220,8 +225,8 @@ std::vector<std::string> CheckpointWriter::tidy_up(bool wait) {
     if (!text.empty()) warnings.push_back("rank 0: " + text);
   };
   note(std::exchange(startup_warning_, ""));
+  options_.require_held();
   const Vote done = vote_on([&] {
-    options_.require_held();
     write_pointer(options_.folder, kLatestPointer, step_);
     RW_FAILPOINT("commit.pointed");
     if (best_) write_pointer(options_.folder, kBestPointer, step_);

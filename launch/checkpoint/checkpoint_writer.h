@@ -15,6 +15,9 @@
 
 namespace rankwise {
 
+// What the hang watchdog names while a checkpoint is begun or committed.
+inline constexpr const char* kCheckpointWork = "checkpoint";
+
 struct CheckpointOptions {
   std::string folder;       // of the run; exists, on a file system that all ranks share
   std::string job = "0-0";  // "<job>-<restart>": tells the temporary folders of attempts apart

@@ -177,7 +177,7 @@ class InspectVerb : public Verb {
     out << list.text;
     if (!verify_) return;
     verify_run(run, base, out);
-    if (!list.fault.empty()) throw FormatError(list.fault);
+    if (list.fault) std::rethrow_exception(list.fault);
   }
 
   void inspect_checkpoint(std::ostream& out) const {

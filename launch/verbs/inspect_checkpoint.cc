@@ -120,9 +120,10 @@ CheckpointList list_checkpoints(const std::string& run_folder, CheckpointDepth d
       verify_checkpoint(checkpoint, manifest, depth);
       list.text += fmt::format(", {}{}", format_bytes(bytes_of(manifest)), newest);
       newest.clear();
-    } catch (const FormatError& error) {
-      list.text += fmt::format(", DAMAGED: {}", error.what());
-      if (list.fault.empty()) list.fault = error.what();
+    } catch (const Error& error) {
+      const bool damaged = error.exit_code() == ExitCode::kFormat;
+      list.text += fmt::format(", {}: {}", damaged ? "DAMAGED" : "UNREADABLE", error.what());
+      if (!list.fault) list.fault = std::current_exception();
     }
     list.text += "\n";
   }

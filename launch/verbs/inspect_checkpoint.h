@@ -2,6 +2,7 @@
 // What `rankwise inspect` tells about checkpoints.
 #pragma once
 
+#include <exception>
 #include <string>
 #include <vector>
 
@@ -24,8 +25,8 @@ void verify_checkpoint(const std::string& checkpoint, const CheckpointManifest& 
                        CheckpointDepth depth);
 
 struct CheckpointList {
-  std::string text;   // newest first, what is wrong with each, which are LATEST and BEST
-  std::string fault;  // of the newest damaged one; empty: there is none
+  std::string text;          // newest first, what is wrong with each, which are LATEST and BEST
+  std::exception_ptr fault;  // of the newest that is damaged or cannot be read
 };
 CheckpointList list_checkpoints(const std::string& run_folder, CheckpointDepth depth);
 

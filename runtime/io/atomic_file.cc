@@ -27,8 +27,8 @@ void sync_path(const std::string& path, int flags) {
   if (descriptor < 0) throw disk_error(path, "open for sync", errno);
   const int error = fsync(descriptor) == 0 ? 0 : errno;
   close(descriptor);
-  // Some file systems cannot sync a folder and say EINVAL; nothing more can be done there.
-  if (error != 0 && error != EINVAL) throw disk_error(path, "sync", error);
+  // Some file systems cannot sync a folder; nothing more can be done there.
+  if (error != 0 && error != EINVAL && error != ENOTSUP) throw disk_error(path, "sync", error);
 }
 
 std::string folder_of(const std::string& path) {
@@ -129,7 +129,9 @@ void make_folders(const std::string& path) {
     if (error != 0 && !std::filesystem::is_directory(made, ignored)) {
       throw disk_error(path, "create", error == EEXIST ? ENOTDIR : error);
     }
-    sync_folder(folder_of(made));
+    // A folder that may be written, but not read, cannot be synced.
+    const std::string parent = folder_of(made);
+    if (access(parent.c_str(), R_OK) == 0 || errno != EACCES) sync_folder(parent);
   }
 }
 

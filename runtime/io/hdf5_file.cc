@@ -99,13 +99,18 @@ Hdf5File::~Hdf5File() {
 bool Hdf5File::contains(const std::string& name) const {
   hdf5::prepare_library();
   return std::ranges::all_of(hdf5::prefixes_of(name), [&](const std::string& prefix) {
-    return H5Lexists(file_, prefix.c_str(), H5P_DEFAULT) > 0;
+    const htri_t exists = H5Lexists(file_, prefix.c_str(), H5P_DEFAULT);
+    require_read(exists >= 0, {path_, name});
+    return exists > 0;
   });
 }
 
 bool Hdf5File::contains_attribute(const std::string& name, const std::string& attribute) const {
   hdf5::prepare_library();
-  return H5Aexists(hdf5::open_object(file_, {path_, name}), attribute.c_str()) > 0;
+  const Place place{path_, name};
+  const htri_t exists = H5Aexists(hdf5::open_object(file_, place), attribute.c_str());
+  require_read(exists >= 0, place);
+  return exists > 0;
 }
 
 std::vector<std::string> Hdf5File::list(const std::string& group) const {

@@ -86,6 +86,14 @@ TEST_F(RequestedCheckpoint, ComesBeforeAnEvaluationEndsWhichTheNextStartMakes) {
         const std::string other = config().checkpoint.dir + "-elsewhere";
         Overrides elsewhere = best;
         elsewhere.push_back("checkpoint.dir=" + other);
+        if (layout.data == 1) {  // ends in the evaluation that its first step is owed
+          EXPECT_THROW(train_in_folder(config(elsewhere), folder + "/step-00000004", layout, 0,
+                                       fail, /*report=*/3),
+                       std::logic_error);
+          EXPECT_EQ(train_in_folder(config(elsewhere), "auto", layout, 5), ExitCode::kRequeue);
+          EXPECT_EQ(committed_steps(other), (std::vector<int64_t>{5, 4}));
+          fs::remove_all(other);
+        }
         EXPECT_EQ(train_in_folder(config(elsewhere), folder + "/step-00000004", layout, 5),
                   ExitCode::kRequeue);
         EXPECT_EQ(read_pointer(other, kBestPointer), 4);

@@ -77,12 +77,16 @@ TEST(ResumedRun, NamesAnotherGpuAndOtherLibraries) {
   const auto run = [](const std::string& device, const Json& libraries) {
     return Json{{"device", device}, {"libraries", libraries}};
   };
-  const Json libraries = {{"mpi", "Open MPI v4.1.4"}, {"cudnn", "9.6.0"}, {"fmt", "9.1.0"}};
-  const Json others = {{"mpi", "Open MPI v4.1.4"}, {"nccl", "2.21.5"}, {"fmt", "10.0.0"}};
+  const Json libraries = {
+      {"mpi", "Open MPI v4.1.4"}, {"cudnn", "9.6.0"}, {"nccl", ""}, {"fmt", "9.1.0"}};
+  const Json others = {
+      {"mpi", "Open MPI v4.1.4"}, {"nccl", "2.21.5"}, {"cublaslt", "13.1.0"}, {"fmt", "10.0.0"}};
   EXPECT_EQ(other_surroundings(run("cuda:0 (A)", libraries), run("cuda:3 (A)", libraries)), "");
   RW_EXPECT_HAS(other_surroundings(run("cuda:0 (A)", libraries), run("cuda:0 (B)", others)),
                 ": device B (was A), cudnn none (was 9.6.0), nccl 2.21.5 (was none)");
   EXPECT_EQ(other_surroundings(run("cpu", libraries), run("cpu", others)), "");
+  const Json unknown = {{"mpi", "Open MPI v4.1.4"}, {"cudnn", "for attention"}};
+  EXPECT_EQ(other_surroundings(run("cuda:0 (A)", unknown), run("cuda:0 (A)", others)), "");
   RW_EXPECT_HAS(other_surroundings(run("cpu", libraries), run("cpu", Json::object())),
                 ": mpi none (was Open MPI v4.1.4)");
 }
@@ -185,7 +189,6 @@ TEST_F(StoppedRun, StartsThatTheTimeLimitEndsBeforeTheirFirstStepEndWithDoNotReq
     return code;
   };
   EXPECT_EQ(start_until("3600"), ExitCode::kRequeue);  // another job takes the machine
-  EXPECT_FALSE(fs::exists(folder() + "/starts.json"));
   for (const char* seconds : {"170", "", "170"}) {
     EXPECT_EQ(start_until(seconds), ExitCode::kRequeue);
   }

@@ -230,9 +230,10 @@ TEST_F(FaultyIo, NewFoldersAreSyncedAndTheirFailuresTold) {
   EXPECT_EQ(run("MakeFolders", 0, "EIO"), "done");
   EXPECT_FALSE(exists("calls"));
   std::filesystem::remove_all(folder_.file("disk/a"));
-  RW_EXPECT_HAS(run("MakeFolders", 1, "ENOSPC"), "disk/a: create failed: No space left on device");
+  RW_EXPECT_HAS(run("MakeFolders", 1, "ENOSPC"),
+                "disk/a/b/: create failed: No space left on device");
   RW_EXPECT_HAS(run("MakeFolders", 3, "EIO"), "disk: sync failed: Input/output error");
-  RW_EXPECT_HAS(run("MakeFolders", 1, "EIO"), "disk/a/b: create failed: Input/output error");
+  RW_EXPECT_HAS(run("MakeFolders", 1, "EIO"), "disk/a/b/: create failed: Input/output error");
 }
 
 // What cannot be read may be good: a run that went on from an older checkpoint would remove it.

@@ -79,11 +79,11 @@ TEST(PeerMonitor, WorkThatRepeatsMayTakeAMultipleOfItsSlowest) {
   run_ranks_as_threads(1, [](Communicator& world) {
     Verdicts verdicts;
     PeerMonitor monitor(world, "here", verdicts.recorder());
-    monitor.set_deadline(0.4);
     world.activity().report("step 1", 10, /*repeats=*/true);
-    std::this_thread::sleep_for(seconds(1));
+    monitor.set_deadline(0.8);
+    std::this_thread::sleep_for(seconds(2));
     world.activity().report("step 2", 1, /*repeats=*/true);
-    std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+    std::this_thread::sleep_for(seconds(3));
     EXPECT_TRUE(verdicts.empty());
     const Verdict verdict = verdicts.first();
     EXPECT_EQ(verdict.code, ExitCode::kHang);

@@ -83,6 +83,11 @@ TEST(PeerVerdict, WorkMayTakeAMultipleOfTheSlowestOfAnyRank) {
   EXPECT_TRUE(find_stuck(ranks, limits));
   ranks[1].status.patience = 10;
   EXPECT_FALSE(find_stuck(ranks, limits)) << "patience allows more";
+  limits.slowest = 1e6;
+  ranks[1] = working(1, "step 3", 599);
+  EXPECT_FALSE(find_stuck(ranks, limits));
+  ranks[1].seconds = 601;
+  EXPECT_TRUE(find_stuck(ranks, limits)) << "one stall hides no later hang";
   EXPECT_TRUE(find_stuck(std::vector{waiting(0, "a", 61), waiting(1, "a", 61)}, limits))
       << "nobody works";
   limits.slowest = 1;

@@ -20,9 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 using testing::error_of;
 using testing::save;
-using testing::save_steps;
-using testing::ScratchFolder;
-using testing::ToyState;
+using testing::save_steps, testing::ScratchFolder, testing::ToyState;
 
 TEST(CheckpointReader, EveryLayoutReadsWhatEveryOtherWrote) {
   const std::vector<std::array<int, 2>> layouts = {{1, 1}, {2, 1}, {2, 2}, {4, 2}, {4, 4}, {3, 3}};
@@ -152,6 +150,10 @@ std::vector<DamageCase> damage_cases() {
   const auto file = [=](const ScratchFolder& run, const char* name) {
     return run.file(folder + name);
   };
+  const auto replace_by_folder = [=](const ScratchFolder& run, const char* name) {
+    fs::rename(file(run, name), run.file("former"));
+    fs::create_directory(file(run, name));
+  };
   return {
       {"missing manifest",
        [=](const auto& run) { fs::remove(file(run, "manifest.json")); },
@@ -167,7 +169,7 @@ std::vector<DamageCase> damage_cases() {
        {"manifest.json: is of step 10"}},
       {"missing file",
        [=](const auto& run) { fs::remove(file(run, "rank-0002.h5")); },
-       {"rank 2: ", "rank-0002.h5: No such file"}},
+       {"rank 2: ", "rank-0002.h5: cannot be opened: No such file"}},
       {"empty file",
        [=](const auto& run) { run.write(folder + "rank-0003.h5", ""); },
        {"rank 0: ", "rank-0003.h5: 0 bytes, "}},
@@ -193,12 +195,12 @@ std::vector<DamageCase> damage_cases() {
          fs::create_symlink(run.file("elsewhere.h5"), file(run, "rank-0001.h5"));
        },
        {"'rank-0001.h5' is a link out of the folder"}},
-      {"folder instead of a file",
-       [=](const auto& run) {
-         fs::remove(file(run, "manifest.json"));
-         fs::create_directory(file(run, "manifest.json"));
-       },
-       {"manifest.json"}},
+      {"folder instead of the manifest",
+       [=](const auto& run) { replace_by_folder(run, "manifest.json"); },
+       {"manifest.json: not a regular file"}},
+      {"folder instead of a rank's file",
+       [=](const auto& run) { replace_by_folder(run, "rank-0001.h5"); },
+       {"rank-0001.h5: not a regular file"}},
   };
 }
 
