@@ -38,11 +38,7 @@ AtomicFolder::AtomicFolder(const std::string& folder)
     : folder_(without_trailing_slash(folder)),
       temporary_(fmt::format("{}.tmp-{}", folder_, getpid())) {
   remove_tree(temporary_);  // of a killed process that had our number
-  std::error_code error;
-  fs::create_directories(temporary_, error);
-  if (error) {
-    throw DiskError(fmt::format("{}: cannot create folder: {}", temporary_, error.message()));
-  }
+  make_folders(temporary_);
 }
 
 AtomicFolder::~AtomicFolder() {
@@ -58,20 +54,21 @@ void AtomicFolder::write(const std::string& name, std::string_view content) cons
 
 void AtomicFolder::commit() {
   sync_folder(temporary_);
+  std::string former;
   if (!fs::exists(folder_)) {
     rename_path(temporary_, folder_);
   } else if (renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, folder_.c_str(), RENAME_EXCHANGE) ==
              0) {
-    remove_tree(temporary_);  // now the former content
+    former = temporary_;
   } else {
     // File systems without exchange: for an instant neither folder has the name, but both exist.
-    const std::string former = fmt::format("{}.old-{}", folder_, getpid());
+    former = fmt::format("{}.old-{}", folder_, getpid());
     rename_path(folder_, former);
     rename_path(temporary_, folder_);
-    remove_tree(former);
   }
   committed_ = true;
   sync_folder(parent_of(folder_));
+  if (!former.empty()) remove_tree(former);
 }
 
 }  // namespace rankwise
