@@ -128,6 +128,11 @@ TEST_F(Fault, KilledRankIsNamedAndEndsTheJob) {
   expect_ends("kill", kBeat, 137, "ended during '", kTeardown);
 }
 
+TEST_F(Fault, RankThatCrashesIsNamedAndEndsTheJob) {
+  expect_end({"abort", 2, 1, kBeat, "step 3", 134},
+             fmt::format("rank 1 on {} ended during 'step 3", host_name()), kTeardown);
+}
+
 TEST_F(Fault, StoppedRankIsNamedAndEndsTheJobAfterTheDeadline) {
   expect_ends("stop", kBeat, 73, "has been silent for ", kHangSeconds + kTeardown);
 }

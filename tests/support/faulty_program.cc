@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The program with a fault: its first argument is "ACTION RANK SECONDS OPERATION[>OPERATION]", the
 // others are those of rankwise. On that rank (-1: on all), when operations with these beginnings
-// have begun one after another, it waits so many seconds and then does kill (SIGKILL), stop
+// have begun one after another, it waits so many seconds and then does kill (SIGKILL), abort, stop
 // (SIGSTOP), throw (DiskError) or nothing (sleep; slow: waits in each of these operations).
 #include <csignal>
+#include <cstdlib>
 #include <iostream>
 #include <memory>
 #include <sstream>
@@ -31,6 +32,7 @@ void commit(Fault& fault, std::string_view operation) {
   std::cerr << fmt::format("fault at {:.3f}\n", fault.action == "sleep" ? at : at + fault.seconds);
   std::this_thread::sleep_for(std::chrono::duration<double>(fault.seconds));
   if (fault.action == "kill") std::raise(SIGKILL);
+  if (fault.action == "abort") std::abort();
   if (fault.action == "stop") std::raise(SIGSTOP);
   if (fault.action == "throw") throw rankwise::DiskError("injected fault");
 }
