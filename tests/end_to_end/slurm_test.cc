@@ -63,15 +63,17 @@ TEST_F(Slurm, AKilledTaskEndsTheJob) {
 }
 
 // Without Slurm's signal, which comes up to a minute early: the ranks stop by themselves two
-// minutes before the limit, here after the first step, and the job goes back into the queue.
+// minutes before the limit, here after the first step, and the job goes back into the queue. One of
+// an array, whose number as a job is that of the array.
 TEST_F(Slurm, AJobStopsBeforeItsTimeLimitAndGoesOn) {
   std::string text = slurp(bare());
   text.insert(text.find("#SBATCH --signal"), "#");
   const std::string yaml = run_file({"train.steps=6", "checkpoint.every=0"});
-  const ProgramResult job = submit({"--time=2", write("job.sbatch", text), yaml});
+  const ProgramResult job = submit({"--time=2", "--array=7", write("job.sbatch", text), yaml});
   ASSERT_EQ(job.exit_code, 0) << job.errors;
   ASSERT_TRUE(begins_again(job_number(job), {"TimeLimit=60"})) << log();
   EXPECT_NE(log().find("stopped after step 1 of 6"), std::string::npos) << log();
+  EXPECT_EQ(field(job_number(job), "ArrayTaskId"), "7");
   EXPECT_EQ(ending(job), "0:0") << log();
   EXPECT_NE(log().find("goes on after step 1"), std::string::npos) << log();
 
