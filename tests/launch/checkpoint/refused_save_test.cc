@@ -74,23 +74,20 @@ TEST(RefusedSave, JobThatLostTheFolderChangesNothingMore) {
     CheckpointWriter writer({.folder = run.path(), .keep = 1, .require_held = require_held}, world);
     const ToyState state(mesh, 1);
     EXPECT_TRUE(save(writer, state.at_step(1)).warnings.empty());
-    try {
-      save(writer, state.at_step(2));
-      ADD_FAILURE() << "saved";
-    } catch (const Error& error) {
-      EXPECT_EQ(error.exit_code(), ExitCode::kConfig);
-      EXPECT_STREQ(error.what(), "cannot save step 2: rank 0: taken over");
-    }
+    const auto expect_refused = [&](int64_t step, const char* message) {
+      try {
+        save(writer, state.at_step(step));
+        ADD_FAILURE() << "goes on after step " << step;
+      } catch (const Error& error) {
+        EXPECT_EQ(error.exit_code(), ExitCode::kConfig);
+        EXPECT_STREQ(error.what(), message);
+      }
+    };
+    expect_refused(2, "cannot save step 2: rank 0: taken over");
     EXPECT_EQ(committed_steps(run.path()), std::vector<int64_t>{1});
     world.barrier("seen");
     held = 1;
-    try {
-      save(writer, state.at_step(3));
-      ADD_FAILURE() << "goes on";
-    } catch (const Error& error) {
-      EXPECT_EQ(error.exit_code(), ExitCode::kConfig);
-      EXPECT_STREQ(error.what(), "step 3 is saved, nothing more can be: rank 0: taken over");
-    }
+    expect_refused(3, "step 3 is saved, nothing more can be: rank 0: taken over");
   });
   EXPECT_EQ(committed_steps(run.path()), (std::vector<int64_t>{3, 1}));
   EXPECT_EQ(read_pointer(run.path(), kLatestPointer), 1);
