@@ -152,7 +152,7 @@ ExitCode TrainingRun::train_and_export(RunStart start, const TrainOptions& optio
   const bool stops = (first_step_ < total_steps_ || owes_evaluation_) && is_asked_to_stop();
   // Not by the time limit, which a batch system may tell minutes before: the next start may do.
   const bool is_preempted = stops && job_.end_time && !job_.ends_within(/*seconds=*/600);
-  if (is_counted && is_preempted) count_start(config_.checkpoint.dir, first_step_, -1);
+  if (is_counted && is_preempted) uncount_start();
   if (stops) {
     say(fmt::format("stopped on request before its first step, after step {} of {}", first_step_,
                     total_steps_));

@@ -73,6 +73,8 @@ class TrainingRun {
   std::optional<double> evaluate(Trainer& trainer, int64_t step, Agreement& agreed);
   // The evaluation that the state of the first step is owed, if any.
   void evaluate_start(Trainer& trainer);
+  // On rank 0.
+  void uncount_start();
   // Of this rank. The time limit asks only a start that has made a step.
   RunRequest request_after(int64_t step) const {
     return step > first_step_ && job_.is_ending() ? RunRequest::kStop : pending_request();

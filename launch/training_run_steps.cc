@@ -60,12 +60,22 @@ void TrainingRun::evaluate_start(Trainer& trainer) {
   if (loss && first_step_ > 0) checkpoints_->add_eval_loss(first_step_, *loss);
 }
 
+void TrainingRun::uncount_start() {
+  try {
+    count_start(config_.checkpoint.dir, first_step_, -1);
+  } catch (const DiskError& error) {
+    say(fmt::format("WARNING: rank 0: {}", error.what()));
+  }
+}
+
 bool TrainingRun::is_asked_to_stop() const {
   const auto own = static_cast<double>(pending_request());
   const double all = all_reduce_numbers(context_->world, {own}, ReduceOp::kMax, "requests")[0];
-  if (static_cast<RunRequest>(all) < RunRequest::kTerminate) return false;
-  forget_requests();
-  return true;
+  const bool stops = static_cast<RunRequest>(all) >= RunRequest::kTerminate;
+  if (stops) forget_requests();
+  // Told once, but meant for the first step.
+  if (!stops && all == static_cast<double>(RunRequest::kSave)) raise_request(RunRequest::kSave);
+  return stops;
 }
 
 void TrainingRun::warn(int64_t step, const StepMeasurement& measurement, const StepGuard& guard) {

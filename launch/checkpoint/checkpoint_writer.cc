@@ -225,7 +225,12 @@ std::vector<std::string> CheckpointWriter::tidy_up(bool wait) {
     if (!text.empty()) warnings.push_back("rank 0: " + text);
   };
   note(std::exchange(startup_warning_, ""));
-  options_.require_held();
+  try {
+    options_.require_held();
+  } catch (const DiskError& error) {  // not known: the next save asks again
+    note(error.what());
+    return warnings;
+  }
   const Vote done = vote_on([&] {
     write_pointer(options_.folder, kLatestPointer, step_);
     RW_FAILPOINT("commit.pointed");

@@ -36,6 +36,13 @@ TEST_F(RequestedCheckpoint, ComesAfterTheStepOfUsr2AndTheRunGoesOn) {
   EXPECT_TRUE(outcome_of(config().checkpoint.dir) == outcome_of(undisturbed.checkpoint.dir));
 }
 
+TEST_F(RequestedCheckpoint, ComesAfterTheFirstStepWhenUsr2CameBefore) {
+  ASSERT_EQ(train_in_folder(
+                config(), "none", {2, 1}, 0, [] { raise_here(SIGUSR2); }, /*report=*/3),
+            ExitCode::kDone);
+  EXPECT_EQ(steps(), (std::vector<int64_t>{12, 1, 0}));
+}
+
 TEST_F(RequestedCheckpoint, ComesByTheClock) {
   ASSERT_EQ(train_in_folder(config({"checkpoint.every_minutes=1e-9"}), "none", {2, 1}),
             ExitCode::kDone);

@@ -63,24 +63,40 @@ TEST_F(Slurm, AKilledTaskEndsTheJob) {
 }
 
 // Without Slurm's signal, which comes up to a minute early: the ranks stop by themselves two
-// minutes before the limit, here after the first step, and the job goes back into the queue. One of
-// an array, whose number as a job is that of the array.
+// minutes before the limit, here after the first step, and the job goes back into the queue.
 TEST_F(Slurm, AJobStopsBeforeItsTimeLimitAndGoesOn) {
   std::string text = slurp(bare());
   text.insert(text.find("#SBATCH --signal"), "#");
-  const std::string yaml = run_file({"train.steps=6", "checkpoint.every=0"});
-  const ProgramResult job = submit({"--time=2", "--array=7", write("job.sbatch", text), yaml});
-  ASSERT_EQ(job.exit_code, 0) << job.errors;
-  ASSERT_TRUE(begins_again(job_number(job), {"TimeLimit=60"})) << log();
-  EXPECT_NE(log().find("stopped after step 1 of 6"), std::string::npos) << log();
-  EXPECT_EQ(field(job_number(job), "ArrayTaskId"), "7");
-  EXPECT_EQ(ending(job), "0:0") << log();
-  EXPECT_NE(log().find("goes on after step 1"), std::string::npos) << log();
-
-  const std::string twin = file("twin");
-  ASSERT_EQ(run_rankwise({"train", yaml, "checkpoint.dir=" + twin}, 2).exit_code, 0);
-  const std::string weights = "/adapter/adapter_model.safetensors";
-  EXPECT_TRUE(slurp(file("run") + weights) == slurp(twin + weights));
+  const std::string script = write("job.sbatch", text);
+  const std::string twin = file("twin"), weights = "/adapter/adapter_model.safetensors";
+  std::map<std::string, std::string> environment = stand_in(
+      "scontrol", "echo \"$*\" >> " + file("asked") + "; PATH=${PATH#*:} exec scontrol \"$@\"\n");
+  // `name` is what the job has to be called in requests.
+  const auto expect_goes_on = [&](std::vector<std::string> options, const std::string& name) {
+    const std::string run = file("run" + name);
+    const std::string yaml =
+        run_file({"train.steps=6", "checkpoint.every=0", "checkpoint.dir=" + run});
+    options.insert(options.end(), {"--time=2", script, yaml});
+    const ProgramResult job = submit(options, environment);
+    const std::string number = job_number(job);
+    ASSERT_EQ(job.exit_code, 0) << job.errors;
+    ASSERT_TRUE(begins_again(number, {"TimeLimit=60"})) << log();
+    EXPECT_NE(log().find("stopped after step 1 of 6"), std::string::npos) << log();
+    EXPECT_EQ(ending(job), "0:0") << log();
+    EXPECT_NE(log().find("goes on after step 1"), std::string::npos) << log();
+    EXPECT_NE(slurp(file("asked")).find("requeue " + number + name + "\n"), std::string::npos)
+        << slurp(file("asked"));
+    if (!std::filesystem::exists(twin)) {
+      ASSERT_EQ(run_rankwise({"train", yaml, "checkpoint.dir=" + twin}, 2).exit_code, 0);
+    }
+    EXPECT_TRUE(slurp(run + weights) == slurp(twin + weights));
+    // As in a job that the first one submits.
+    environment.insert({{"SLURM_ARRAY_JOB_ID", number},
+                        {"SLURM_ARRAY_TASK_ID", "7"},
+                        {"SLURM_JOB_END_TIME", "1"}});
+  };
+  expect_goes_on({"--array=7"}, "_7");
+  expect_goes_on({}, "");
 }
 
 // Each would train alone and overwrite the files of the other.
