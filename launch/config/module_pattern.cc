@@ -13,6 +13,7 @@ namespace {
 
 constexpr size_t kMaxAlternatives = 1024;
 constexpr size_t kMaxPatternLength = 1000;
+constexpr size_t kMaxExpandedLength = size_t{1} << 20;
 
 struct BraceGroup {
   size_t open = 0;
@@ -46,7 +47,14 @@ BraceGroup find_brace_group(std::string_view pattern) {
   return group;
 }
 
-void expand_into(std::string_view pattern, std::vector<std::string>& out) {
+// `room`: characters that patterns on the way to the alternatives may still have; groups of one
+// alternative and nested ones multiply them, not the alternatives.
+void expand_into(std::string_view pattern, size_t& room, std::vector<std::string>& out) {
+  if (pattern.size() > room) {
+    throw ConfigError(
+        fmt::format("braces that expand to more than {} characters", kMaxExpandedLength));
+  }
+  room -= pattern.size();
   const BraceGroup group = find_brace_group(pattern);
   if (group.open == std::string_view::npos) {
     if (out.size() >= kMaxAlternatives) {
@@ -58,7 +66,7 @@ void expand_into(std::string_view pattern, std::vector<std::string>& out) {
   for (const std::string& alternative : group.alternatives) {
     expand_into(fmt::format("{}{}{}", pattern.substr(0, group.open), alternative,
                             pattern.substr(group.close + 1)),
-                out);
+                room, out);
   }
 }
 
@@ -93,7 +101,8 @@ std::vector<std::string> expand_braces(std::string_view pattern) {
     throw ConfigError(fmt::format("a glob may have at most {} characters", kMaxPatternLength));
   }
   std::vector<std::string> globs;
-  expand_into(pattern, globs);
+  size_t room = kMaxExpandedLength;
+  expand_into(pattern, room, globs);
   return globs;
 }
 

@@ -15,7 +15,8 @@ namespace rankwise {
 enum class ModuleKind { kBlockLinear, kOther };
 
 // `*` any run of characters (dots too), `?` one character, {a,b} alternatives, which may nest. The
-// whole name must match. Throws ConfigError for unbalanced braces or more than 1024 alternatives.
+// whole name must match. Throws ConfigError for unbalanced braces, more than 1024 alternatives, or
+// more than 2^20 characters on the way to them.
 bool matches_glob(std::string_view pattern, std::string_view name);
 // The plain globs (`*` and `?` only) that a pattern with braces stands for.
 std::vector<std::string> expand_braces(std::string_view pattern);

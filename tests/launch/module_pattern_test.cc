@@ -50,6 +50,16 @@ TEST(ModulePattern, BraceBombIsRefused) {
   EXPECT_THROW(expand_braces(std::string(2000, '*')), ConfigError);
 }
 
+// Few alternatives, each reached through many patterns.
+TEST(ModulePattern, BracesThatMultiplyTheWorkAloneAreRefused) {
+  std::string pattern;
+  for (int i = 0; i < 10; ++i) pattern += "{a,b}";
+  EXPECT_EQ(expand_braces(pattern).size(), 1024u);
+  for (int i = 0; i < 300; ++i) pattern += "{c}";
+  EXPECT_THROW(expand_braces(pattern), ConfigError);
+  EXPECT_EQ(expand_braces("{a,b}" + pattern.substr(50)).size(), 2u);
+}
+
 TEST(ModulePattern, ManyStarsDoNotTakeExponentialTime) {
   std::string pattern;
   for (int i = 0; i < 400; ++i) pattern += "*a";
